@@ -10,6 +10,7 @@ front), N statistic metrics, H forecast horizon in steps, K tasks.
 import dataclasses
 import enum
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -123,14 +124,19 @@ class HistoryCounts:
             names += [f"{name}_count", *(f"{name}_count_{s}s" for s in self.lookbacks_s), f"{name}_age_s"]
         return (*names, *(f"{kind.name.lower()}_sum" for kind in self.sums))
 
+    @property
+    def empty(self) -> np.ndarray:
+        """The feature vector of a key without any event, float32 of shape (len(columns),)."""
+        return np.array([NEVER_S if name.endswith("_age_s") else 0.0 for name in self.columns], dtype=np.float32)
+
 
 @dataclasses.dataclass(frozen=True)
 class Feature:
     """One feature of an example: `shape` is without the batch dimension, () for a scalar.
 
-    role is one of: "key" (identifies the impression, no model input), "user" and "room" (model inputs; room features are
-    a function of room and window only), "context" (model input that depends on both, or on the time of the request),
-    "label".
+    role is one of: "key" (identifies the impression, no model input), "user" and "room" (model inputs; room features
+    are a function of room and window only), "context" (model input that depends on both, or on the time of the
+    request), "label".
     """
 
     name: str
@@ -210,6 +216,16 @@ class RankingSchema:
     def inputs(self) -> tuple[Feature, ...]:
         """What a request carries: the inputs of the signature `serving_default`."""
         return tuple(feature for feature in self.features if feature.role in ("user", "room", "context"))
+
+    @property
+    def stored(self) -> dict[tuple[str, ...], tuple[Feature, ...]]:
+        """What the online store holds: key columns -> features under that key. The context follows from `opened_ms`."""
+        opened_ms = Feature("opened_ms", "int64", (), "room")
+        room = tuple(self.feature(name) for name in ("author_id", "statistic_sequence", "statistic_mask"))
+        stored = {("live_id",): (opened_ms, *room), ("user_id",): (self.feature("entered_authors"),)}
+        for history in self.histories:
+            stored[history.key] = (*stored.get(history.key, ()), self.feature(history.feature_name))
+        return stored
 
     def feature(self, name: str) -> Feature:
         for feature in self.features:
@@ -295,6 +311,45 @@ CHAT_SCHEMA = RankingSchema(
     ),
     deduplicate=False,
 )
-"""What a chat log gives. Its clock ticks in seconds, so two equal messages may both be real: nothing is deduplicated."""
+"""What a chat log gives. Its clock ticks in seconds, so two equal messages may both be real: both are kept."""
+
+
+def schema_to_json(schema: RankingSchema) -> dict[str, Any]:
+    """The schema as plain JSON types: written beside every set of examples."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, enum.Enum):
+            return value.name
+        if dataclasses.is_dataclass(value):
+            return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        if isinstance(value, tuple):
+            return [plain(item) for item in value]
+        return value
+
+    return plain(schema)
+
+
+def schema_from_json(data: dict[str, Any]) -> RankingSchema:
+    """The inverse of `schema_to_json`; raises ValueError on anything that it would not have written."""
+    try:
+        metrics = tuple(
+            Metric(**{**item, "kind": EventKind[item["kind"]], "aggregate": Aggregate[item["aggregate"]]})
+            for item in data["metrics"]
+        )
+        tasks = tuple(Task(**{**item, "kind": EventKind[item["kind"]]}) for item in data["tasks"])
+        histories = tuple(
+            HistoryCounts(
+                item["name"],
+                tuple(item["key"]),
+                tuple(EventKind[kind] for kind in item["kinds"]),
+                tuple(item["lookbacks_s"]),
+                tuple(EventKind[kind] for kind in item["sums"]),
+            )
+            for item in data["histories"]
+        )
+        return RankingSchema(**{**data, "metrics": metrics, "tasks": tasks, "histories": histories})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a ranking schema: {error}; expected what schema_to_json writes") from error
+
 
 SCHEMAS: dict[str, RankingSchema] = {schema.name: schema for schema in (LIVE_SCHEMA, CHAT_SCHEMA)}

@@ -1,0 +1,42 @@
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTEST := .venv/bin/python -m pytest
+
+.PHONY: help setup demo test test-slow lint format types lock protos clean
+
+help:  ## Lists the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+.venv/ready: requirements.lock pyproject.toml tools/setup.sh tools/relax_glibc.py
+	@tools/setup.sh
+
+setup: .venv/ready  ## Sets up .venv with the pinned dependencies
+
+demo: .venv/ready  ## Drives the whole road on a simulated day: build/demo/report.html
+	@.venv/bin/foresight demo
+
+test: .venv/ready  ## Runs the default test suite
+	$(PYTEST)
+
+test-slow: .venv/ready  ## Runs the slow and end-to-end tests
+	$(PYTEST) -m 'slow or e2e' --timeout 1800
+
+lint: .venv/ready  ## Checks style and types
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: .venv/ready  ## Formats the code
+	.venv/bin/ruff check --fix --quiet .
+	.venv/bin/ruff format .
+
+lock: .venv/ready  ## Pins the newest versions that fit pyproject.toml
+	.venv/bin/uv pip compile pyproject.toml --upgrade --extra pipeline --group dev --python-version 3.11 \
+	    --python-platform x86_64-manylinux_2_39 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	    --no-header --no-annotate --quiet --output-file requirements.lock
+
+protos: .venv/ready  ## Compiles the client's protos again
+	.venv/bin/python -m serving.protos.compile
+
+clean:  ## Removes what was built, but not .venv
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+
+from beam_transforms.labels import FastWindow
+from beam_transforms.schema import CHAT_SCHEMA, LIVE_SCHEMA, EventKind, Task
+from tests.beam_transforms.event_logs import NOON_MS, log
+
+TASKS = LIVE_SCHEMA.task_names
+FAR = NOON_MS + 10_000_000
+
+
+def _impressions(*rows):
+    user, room, seconds = zip(*rows, strict=True)
+    times = NOON_MS + (np.array(seconds) * 1000).astype(np.int64)
+    return {"user_id": np.array(user), "live_id": np.array(room), "timestamp_ms": times}
+
+
+def _positive(labels, row):
+    return {task for task, label in zip(TASKS, labels.label[row], strict=True) if label}
+
+
+def test_what_follows_the_impression_within_the_window_is_positive():
+    events = log(
+        (EventKind.ENTER, 100, 1, 0, 7, 1),
+        (EventKind.LIKE, 130, 1, 0, 7, 1),
+        (EventKind.LEAVE, 161, 1, 0, 7, 61),
+        (EventKind.GIFT, 399.999, 1, 0, 7, 5),
+        (EventKind.SHARE, 400, 1, 0, 7, 1),  # at the end of the window: too late
+        (EventKind.COMMENT, 99.999, 1, 0, 7, 1),  # before the impression
+        (EventKind.FOLLOW, 150, 2, 0, 7, 1),  # somebody else
+    )
+    labels = FastWindow().label(events, _impressions((1, 7, 100), (1, 8, 100)), LIVE_SCHEMA.tasks, FAR)
+    assert labels.impression.tolist() == [0, 1]
+    assert _positive(labels, 0) == {"ctr", "evtr", "lvtr", "ltr", "gtr"}
+    assert _positive(labels, 1) == set()
+    assert labels.mask.all() and (labels.weight == 1).all()
+    assert ((labels.emitted_ms - NOON_MS) == 400_000).all()
+
+
+@pytest.mark.parametrize(
+    ("leave_s", "positive"),
+    [(109.999, {"ctr"}), (110, {"ctr", "evtr"}), (159.999, {"ctr", "evtr"}), (160, {"ctr", "evtr", "lvtr"})],
+)
+def test_watch_time_counts_from_entry_to_exit(leave_s, positive):
+    events = log((EventKind.ENTER, 100, 1, 0, 7, 1), (EventKind.LEAVE, leave_s, 1, 0, 7, leave_s - 100))
+    assert _positive(FastWindow().label(events, _impressions((1, 7, 100)), LIVE_SCHEMA.tasks, FAR), 0) == positive
+
+
+def test_who_is_still_there_at_the_end_of_the_window_has_watched_until_then():
+    events = log((EventKind.ENTER, 100, 1, 0, 7, 1))
+    for entry, positive in ((100, {"ctr", "evtr", "lvtr"}), (350, {"ctr", "evtr"}), (395, {"ctr"})):
+        events["timestamp_ms"][:] = NOON_MS + entry * 1000
+        labels = FastWindow().label(events, _impressions((1, 7, 100)), LIVE_SCHEMA.tasks, FAR)
+        assert _positive(labels, 0) == positive
+
+
+def test_an_action_belongs_to_the_last_impression_before_it():
+    events = log((EventKind.LIKE, 150, 1, 0, 7, 1), (EventKind.COMMENT, 120, 1, 0, 7, 1))
+    labels = FastWindow().label(events, _impressions((1, 7, 100), (1, 7, 140)), LIVE_SCHEMA.tasks, FAR)
+    assert [_positive(labels, row) for row in (0, 1)] == [{"cmtr"}, {"ltr"}]
+
+
+def test_an_impression_is_labelled_when_its_window_has_ended():
+    impressions = _impressions((1, 7, 100), (1, 8, 100.001))
+    labels = FastWindow().label(log((EventKind.LIKE, 1, 1, 0, 7, 1)), impressions, LIVE_SCHEMA.tasks, NOON_MS + 400_000)
+    assert labels.impression.tolist() == [0]
+
+
+def test_a_task_with_a_window_of_its_own():
+    events = log((EventKind.COMMENT, 160, 1, 0, 7, 1), (EventKind.COMMENT, 219.9, 2, 0, 7, 1))
+    labels = FastWindow().label(events, _impressions((1, 7, 100), (2, 7, 160)), CHAT_SCHEMA.tasks, FAR)
+    assert labels.label.tolist() == [[0], [1]]
+
+
+def test_a_window_shorter_than_a_task_needs_is_an_error():
+    task = Task("xlvtr", EventKind.LEAVE, "very long view", watch_s=600)
+    with pytest.raises(ValueError, match=r"task 'xlvtr' needs 600 s, the fast window has 300"):
+        FastWindow().label(log((EventKind.LIKE, 1, 1, 0, 7, 1)), _impressions((1, 7, 1)), (task,), FAR)
+    with pytest.raises(ValueError, match="window_s must be positive, got 0"):
+        FastWindow(0)
