@@ -1,0 +1,92 @@
+"""Reads a folder in the layout of KuaiLive (arXiv 2508.05633)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from beam_transforms.schema import EventKind
+from beam_transforms.sources.event_accumulator import UNKNOWN_TIME, EventAccumulator
+from beam_transforms.sources.layout_columns import (
+    AUTHOR,
+    END,
+    ENDS_AFTER_START,
+    OPTIONAL_AUTHOR,
+    ROOM,
+    START,
+    USER,
+    time,
+)
+from beam_transforms.sources.table_source import Table, TableSource
+from beam_transforms.sources.tables.table import Column, Rows
+from beam_transforms.sources.tables.value_types import AMOUNT, TIMESTAMP
+
+_EVENT_KINDS = {
+    "negative": EventKind.EXPOSURE,
+    "comment": EventKind.COMMENT,
+    "like": EventKind.LIKE,
+    "gift": EventKind.GIFT,
+}
+_ACTION = (USER, ROOM, OPTIONAL_AUTHOR, time("timestamp"))
+
+
+class KuaiLiveSource(TableSource):
+    """Events of a KuaiLive folder.
+
+    - `click`, which is required: EXPOSURE and ENTER at its time, LEAVE `watch_live_time` later with the seconds
+      watched (a
+      click without it gives no LEAVE). `negative` gives the impressions that weren't entered.
+    - `room`: ROOM_START, and ROOM_END unless the room is still live.
+    - `comment` (its length isn't known: 0), `like` and `gift`: one event a row.
+
+    The data set tells no follows, shares, orders or clicks on products. The profiles' accumulated columns (`accu_*`)
+    hold totals over the whole period, the future included: they are never read.
+    """
+
+    LAYOUT: ClassVar[str] = "KuaiLive"
+    TABLES: ClassVar[tuple[Table, ...]] = (
+        Table(
+            "click.csv",
+            (
+                USER,
+                ROOM,
+                AUTHOR,
+                Column("start", TIMESTAMP, ("timestamp",)),
+                Column("watched_ms", AMOUNT, ("watch_live_time",), default=np.nan),
+            ),
+        ),
+        Table("negative.csv", _ACTION, metrics=("exposure",), tasks=("ctr",)),
+        Table("comment.csv", _ACTION, kinds=(EventKind.COMMENT,)),
+        Table("like.csv", _ACTION, kinds=(EventKind.LIKE,)),
+        Table("gift.csv", (*_ACTION, Column("value", AMOUNT, ("gift_price",))), kinds=(EventKind.GIFT,)),
+        Table("room.csv", (ROOM, AUTHOR, START, END), check=ENDS_AFTER_START, loss="no room has a start or an end"),
+    )
+    ROOM_TABLES: ClassVar[tuple[str, ...]] = ("room", "click")
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        untold = (
+            EventKind.FOLLOW,
+            EventKind.SHARE,
+            EventKind.ORDER,
+            EventKind.PRODUCT_CLICK,
+            EventKind.CART_CLICK,
+        )
+        self._note(f"KuaiLive tells no follows, shares, orders or clicks on products: {self._switch_off(untold)}")
+        self._note("KuaiLive has no segment embeddings: features of semantic ids are off")
+
+    def _events(self, table: str, rows: Rows) -> Iterator[pa.RecordBatch]:
+        events = EventAccumulator()
+        if table == "click":
+            watched = rows["watched_ms"]
+            end = rows["start"] + np.where(np.isnan(watched), 0, watched).astype(np.int64)
+            end = np.where(np.isnan(watched), UNKNOWN_TIME, end)
+            events.add_sessions(rows, end, watched, first=np.ones(len(end), dtype=bool))
+        elif table == "room":
+            events.add_rooms(rows)
+        else:
+            value = 0.0 if table == "comment" else 1.0
+            events.add(_EVENT_KINDS[table], rows, rows["time"], rows.get("value", value))
+        yield from events.batches()

@@ -1,0 +1,72 @@
+"""What every source of events gives: partitions to read, batches of events, and dead letters for what can't be read."""
+
+import abc
+import dataclasses
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from beam_transforms.schema import RankingSchema
+
+MAX_BATCH_ROWS = 131_072
+"""Most rows of one batch of events."""
+
+MAX_TEXT = 1_000
+"""Most characters of a dead letter's text."""
+
+
+class SourceError(ValueError):
+    """A folder or a file isn't what a source was told it is; nothing of it can be read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DeadLetter:
+    """What couldn't be read as events, kept instead of dropped.
+
+    Attributes:
+        file: Path of the file.
+        line: Line on which it starts, counted from 1 with the header; in a Parquet file the number of the row, from 1.
+        reason: What was expected and what stood there.
+        text: The row itself, cut to `MAX_TEXT` characters.
+    """
+
+    file: str
+    line: int
+    reason: str
+    text: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", self.text[:MAX_TEXT])
+
+
+@dataclasses.dataclass(frozen=True)
+class Partition:
+    """One file, which one worker reads, and the table whose rows it holds."""
+
+    path: str
+    table: str
+
+
+class Source(abc.ABC):
+    """A place that events are read from. It can be pickled: workers get a copy.
+
+    Attributes:
+        schema: The metrics and tasks that this source can tell; what needs a missing table is switched off.
+        notes: One line for each missing table and each peculiarity of the input.
+    """
+
+    schema: RankingSchema
+    notes: tuple[str, ...]
+
+    @abc.abstractmethod
+    def partitions(self) -> list[Partition]:
+        """The files to read, each of them once."""
+
+    @abc.abstractmethod
+    def read(self, partition: Partition) -> Iterator[pa.RecordBatch | DeadLetter]:
+        """Streams a partition in bounded memory.
+
+        Yields:
+            Batches with schema `EVENT_ARROW_SCHEMA` of 1 to `MAX_BATCH_ROWS` rows, in any order of time; and a dead
+            letter for each row that can't be read.
+        """
