@@ -27,7 +27,7 @@ class OnlineStore:
         readonly: Whether to open for reading only.
 
     Raises:
-        ValueError: If `readonly` and there is no filled store at `path`.
+        ValueError: If `readonly` and there is no filled store at `path`, or it is damaged.
     """
 
     def __init__(self, path: Path, readonly: bool = True) -> None:
@@ -35,11 +35,15 @@ class OnlineStore:
         if readonly and not (path / "data.mdb").exists():
             raise ValueError(f"{path}: no online store here; `foresight examples --store {path}` writes one")
         path.mkdir(parents=True, exist_ok=True)
-        self._environment = lmdb.open(str(path), map_size=_MAP_SIZE, readonly=readonly)
-        if readonly:
+        self._parsed: tuple[bytes, dict] = (b"", {})
+        try:
+            self._environment = lmdb.open(str(path), map_size=_MAP_SIZE, readonly=readonly)
             with self._environment.begin() as transaction:
-                if transaction.get(_HEAD) is None:
-                    raise ValueError(f"{path}: the online store is empty; its writing was not finished: write it again")
+                filled = transaction.get(_HEAD) is not None
+        except lmdb.Error as error:
+            raise ValueError(f"{path}: not a readable online store ({error}); write it again") from error
+        if readonly and not filled:
+            raise ValueError(f"{path}: the online store is empty; its writing was not finished: write it again")
 
     def close(self) -> None:
         self._environment.close()
@@ -114,7 +118,10 @@ class OnlineStore:
 
     def _head(self) -> dict:
         with self._environment.begin() as transaction:
-            return json.loads(transaction.get(_HEAD))
+            head = transaction.get(_HEAD)
+        if head != self._parsed[0]:
+            self._parsed = (head, json.loads(head))
+        return self._parsed[1]
 
 
 def _layout(features: Sequence[Feature]) -> np.dtype:

@@ -222,7 +222,10 @@ class RankingSchema:
         """What the online store holds: key columns -> features under that key. The context follows from `opened_ms`."""
         opened_ms = Feature("opened_ms", "int64", (), "room")
         room = tuple(self.feature(name) for name in ("author_id", "statistic_sequence", "statistic_mask"))
-        stored = {("live_id",): (opened_ms, *room), ("user_id",): (self.feature("entered_authors"),)}
+        stored: dict[tuple[str, ...], tuple[Feature, ...]] = {
+            ("live_id",): (opened_ms, *room),
+            ("user_id",): (self.feature("entered_authors"),),
+        }
         for history in self.histories:
             stored[history.key] = (*stored.get(history.key, ()), self.feature(history.feature_name))
         return stored

@@ -1,0 +1,28 @@
+"""ServingError: an error as TensorFlow Serving reports it."""
+
+from typing import Any
+
+import grpc
+
+_MAX_DETAILS_BYTES = 2000
+
+
+class ServingError(Exception):
+    """A request failed with one of gRPC's status codes and a message for the caller."""
+
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+def invalid_argument(message: str) -> ServingError:
+    """The most frequent kind: the request itself is wrong."""
+    return ServingError(grpc.StatusCode.INVALID_ARGUMENT, message)
+
+
+def abort(context: grpc.ServicerContext, error: ServingError) -> Any:
+    """Ends a gRPC request with `error`: raises, as grpc wants it."""
+    # Details travel percent-encoded in a header, and gRPC refuses headers of more than 8 KB.
+    details = error.message.encode()[:_MAX_DETAILS_BYTES].decode(errors="ignore")
+    return context.abort(error.code, details)

@@ -1,0 +1,1 @@
+"""Messages of TensorFlow Serving's API for clients that don't have TensorFlow."""

@@ -1,0 +1,110 @@
+import json
+from typing import ClassVar
+
+import pytest
+import rich.console
+from click.testing import CliRunner
+
+import serving.client
+from serving.cli import COMMANDS, rank, serve
+from serving.ranking import RankedRoom, Ranking
+from serving.ranking_error import RankingError
+from serving.ranking_table import ranking_table
+
+
+class FakeClient:
+    """Stands in for RankingClient; notes how it was called."""
+
+    calls: ClassVar[list] = []
+    error: Exception | None = None
+
+    def __init__(self, address, model_name, store, *, deadline_s):
+        self.arguments = (address, model_name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def rank(self, user_id, limit):
+        FakeClient.calls.append((*self.arguments, user_id, limit))
+        if FakeClient.error:
+            raise FakeClient.error
+        rooms = [RankedRoom(20, {"ctr": 0.5, "gtr": 0.25}, 0.75), RankedRoom(10, {"ctr": 0.125, "gtr": 0.0}, 0.125)]
+        return Ranking(user_id, 7, tuple(rooms[:limit]))
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    store = pytest.importorskip("beam_transforms.online_store")
+    monkeypatch.setattr(serving.client, "RankingClient", FakeClient)
+    monkeypatch.setattr(store, "OnlineStore", lambda path: None)
+    monkeypatch.setattr(FakeClient, "calls", [])
+    monkeypatch.setattr(FakeClient, "error", None)
+    return FakeClient
+
+
+def test_commands():
+    assert sorted(command.name for command in COMMANDS) == ["rank", "serve"]
+
+
+def test_rank_prints_a_table(fake):
+    result = CliRunner().invoke(rank, ["--user", "3", "--address", "host:1", "--model-name", "m"])
+    assert result.exit_code == 0
+    assert "Rooms for user 3, model version 7" in result.output
+    assert [text for text in ("ctr", "gtr", "0.7500", "0.1250") if text not in result.output] == []
+    assert result.output.index("0.7500") < result.output.index("0.1250")
+    assert fake.calls == [("host:1", "m", 3, 10)]
+
+
+def test_rank_prints_json(fake):
+    result = CliRunner().invoke(rank, ["--user", "3", "--limit", "1", "--json"])
+    assert json.loads(result.output) == {
+        "version": 7,
+        "user_id": 3,
+        "rooms": [{"live_id": 20, "scores": {"ctr": 0.5, "gtr": 0.25}, "score": 0.75}],
+    }
+
+
+def test_rank_ends_with_a_clear_error(fake):
+    fake.error = RankingError("UNAVAILABLE", "no model server can be reached at 127.0.0.1:8500")
+    result = CliRunner().invoke(rank, ["--user", "3"])
+    assert result.exit_code == 1
+    assert result.output == "Error: no model server can be reached at 127.0.0.1:8500\n"
+
+
+def test_rank_without_a_store_ends_with_a_clear_error(tmp_path):
+    pytest.importorskip("beam_transforms.online_store")
+    result = CliRunner().invoke(rank, ["--user", "3", "--store", str(tmp_path / "none")])
+    assert result.exit_code == 1
+    assert str(tmp_path / "none") in result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("arguments", [[], ["--user", "x"], ["--user", "1", "--limit", "0"]])
+def test_rank_refuses_wrong_usage(arguments):
+    assert CliRunner().invoke(rank, arguments).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--port", "70000"], ["--model-name", "=x"], ["--model-name", "a", "--model-name", "a"]]
+)
+def test_serve_refuses_wrong_usage(arguments):
+    assert CliRunner().invoke(serve, arguments).exit_code == 2
+
+
+def test_serve_names_a_wrong_configuration(tmp_path, monkeypatch):
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # the test's process keeps its own handlers
+    config = tmp_path / "models.config"
+    config.write_text("model_config_list { config { nome: 'x' } }")
+    result = CliRunner().invoke(serve, ["--model-config-file", str(config)])
+    assert result.exit_code == 1
+    assert "is not a ModelServerConfig" in result.output
+
+
+def test_a_ranking_without_rooms_says_so():
+    console = rich.console.Console(width=80)
+    with console.capture() as capture:
+        console.print(ranking_table(Ranking(3, None, ())))
+    assert "No room is live to be ranked for user 3" in capture.get()
