@@ -62,6 +62,7 @@ class WriteExamples(beam.PTransform):
         manifest = {
             "span": span,
             "begin_ms": self._plan.begin_ms(span),
+            "end_ms": self._plan.begin_ms(span + 1),
             "eval_begin_ms": int(self._plan.eval_begin_ms(np.int64(span))),
             "newest_event_ms": max(count["newest_event_ms"] for count in counts),
             "train": sum(count["train"] for count in counts),

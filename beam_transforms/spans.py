@@ -6,6 +6,7 @@ import datetime
 import numpy as np
 
 HOUR_MS = 3_600_000
+_FOREVER_MS = 4_102_444_800_000  # 2100, the end of the times that sources take for sane
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,7 @@ class SingleSpan(SpanPlan):
         return np.zeros_like(timestamp_ms)
 
     def begin_ms(self, span: int) -> int:
-        return 0
+        return 0 if span == 0 else _FOREVER_MS
 
     def eval_begin_ms(self, span: np.ndarray) -> np.ndarray:
         return np.full_like(span, self.cut_ms)

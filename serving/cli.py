@@ -8,8 +8,8 @@ import click
 
 DEFAULT_ADDRESS = "127.0.0.1:8500"
 DEFAULT_MODEL_NAME = "live_ranker"
-DEFAULT_MODEL_DIR = Path("build/models")
-DEFAULT_STORE = Path("build/online_store")
+DEFAULT_MODEL_DIR = Path("build/demo/models")
+DEFAULT_STORE = Path("build/demo/online_store")
 
 _DEADLINE_S = 5.0
 

@@ -38,8 +38,9 @@ if [ ! -x .venv/bin/uv ]; then
     awk '/^[a-z]/ { chosen = /^uv==/ } chosen' requirements.lock > .venv/uv.lock
     .venv/bin/python -m pip install --quiet --require-hashes -r .venv/uv.lock
 fi
-UV_NO_PROGRESS=${CI:+1} .venv/bin/uv pip sync --quiet --python .venv/bin/python \
-    --python-platform x86_64-manylinux_2_39 --require-hashes --compile-bytecode requirements.lock
+echo "setup: installing the pinned packages into .venv (about 1 GB to download, a few minutes)"
+.venv/bin/uv pip sync --quiet --python .venv/bin/python \
+    --python-platform x86_64-manylinux_2_39 --require-hashes --build-constraints requirements.lock --compile-bytecode requirements.lock
 .venv/bin/python tools/relax_glibc.py
 .venv/bin/python -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
 .venv/bin/python -m compileall -q beam_transforms keras_models tfx_pipeline serving benchmarks foresight.py

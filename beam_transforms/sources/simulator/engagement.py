@@ -17,7 +17,7 @@ from beam_transforms.sources.simulator.visits import Impressions, Visits
 
 _GIFT_PRICES = np.array([1.0, 2.0, 5.0, 10.0, 20.0, 52.0, 99.0])
 _GIFT_SHARES = np.cumsum([0.35, 0.2, 0.18, 0.13, 0.08, 0.04, 0.02])
-_LIKES_AT_MOST, _OTHERS_AT_MOST = 25.0, 6.0  # mean number per viewer and window
+_LIKES_AT_MOST, _OTHERS_AT_MOST = 25.0, 3.0  # mean number per viewer and window
 _ORDER_DELAY_MS = (3_000, 40_000)
 
 
@@ -82,6 +82,7 @@ class Engagement:
         gift = behaviour.gift + users.gift[sessions.user] + self._authors.gift[author] + fan
         follow = behaviour.follow + users.follow[sessions.user]
         share = behaviour.share + users.share[sessions.user]
+        gift += behaviour.gift_follow * sessions.follows
         gift[~users.payer[sessions.user]] = -np.inf
         follow[sessions.follows] = -np.inf
         actions = {

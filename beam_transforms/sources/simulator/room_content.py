@@ -82,7 +82,7 @@ def _draw_highlights(
     last_size = np.zeros(rooms)
 
     def length(mean: float) -> np.ndarray:
-        return 1 + rng.gamma(4.0, (mean - 1) / 4.0, rooms).astype(np.int64)
+        return 1 + np.rint(rng.gamma(12.0, (mean - 1) / 12.0, rooms)).astype(np.int64)
 
     def draw() -> tuple[np.ndarray, ...]:
         nonlocal last_size

@@ -26,7 +26,7 @@ _DAY_MS = 86_400_000
 _BLOCK_IMPRESSIONS = 32_000  # simulated at once: enough for numpy, little enough for memory
 _BLOCK_MS = (60_000, 3_600_000)
 _BUSIEST = 2.6  # a little above the largest value of `activity`
-_IMPRESSIONS_PER_VISIT = 9.3  # measured
+_IMPRESSIONS_PER_VISIT = 7.95  # measured
 _ID_ROWS = 1_000_000  # user ids written at a time
 
 

@@ -43,8 +43,8 @@ class SimulatorConfig:
 
 
 PRESETS: dict[str, SimulatorConfig] = {
-    # Two evening hours, a few seconds' worth of data for tests.
-    "tiny": SimulatorConfig(users=220, authors=16, duration_s=7200, start_ms=1_748_887_200_000),
+    # Three evening hours, about 10,000 events: for tests.
+    "tiny": SimulatorConfig(users=260, authors=24, duration_s=10_800, start_ms=1_748_887_200_000),
     # One day: about 1.5 million events, 300,000 impressions.
     "demo": SimulatorConfig(users=6_500, authors=420),
     # Three days of four times as many users: about 18 million events.

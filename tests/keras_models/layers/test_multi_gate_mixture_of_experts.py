@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+
+from keras_models.layers.multi_gate_mixture_of_experts import MultiGateMixtureOfExperts
+
+from .layer_checks import check_jit, check_low_precision, check_output_shape, check_round_trips
+
+INPUTS = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
+
+
+def test_equals_the_published_formulas():
+    tasks, experts = 3, 2
+    layer = MultiGateMixtureOfExperts(tasks, experts, expert_units=(4, 7))
+    got = layer(INPUTS)
+    weights = {weight.path.split("/", 1)[1]: weight.numpy() for weight in layer.weights}
+
+    outputs = []
+    for i in range(experts):
+        first = weights["first_expert_layer/kernel"][:, i * 4 : (i + 1) * 4]
+        bias = weights["first_expert_layer/bias"][i * 4 : (i + 1) * 4]
+        hidden = np.maximum(INPUTS @ first + bias, 0)
+        outputs.append(np.maximum(hidden @ weights["expert_layer_1/kernel"][i] + weights["expert_layer_1/bias"][i], 0))
+    for k in range(tasks):
+        gate = np.exp(INPUTS @ weights["gates/kernel"][:, k * experts : (k + 1) * experts])
+        gate /= gate.sum(axis=1, keepdims=True)
+        want = sum(gate[:, i : i + 1] * outputs[i] for i in range(experts))
+        np.testing.assert_allclose(got[:, k], want, rtol=1e-4, atol=1e-5)
+
+
+def test_counts_of_weights():
+    layer = MultiGateMixtureOfExperts(tasks=2, experts=8, expert_units=(64, 32))
+    layer.build((None, 100))
+    experts = 8 * (100 * 64 + 64 + 64 * 32 + 32)
+    assert layer.count_params() == experts + 2 * 100 * 8
+
+
+def test_is_a_well_behaved_layer(tmp_path):
+    check_round_trips(MultiGateMixtureOfExperts(3, 2, (8, 4, 5), activation="gelu"), INPUTS, tmp_path=tmp_path)
+    check_output_shape(MultiGateMixtureOfExperts(3), INPUTS)
+    check_jit(MultiGateMixtureOfExperts(3), INPUTS)
+    check_low_precision(lambda policy: MultiGateMixtureOfExperts(3, dtype=policy), INPUTS)
+
+
+def test_works_with_one_layer_experts_and_empty_batches():
+    layer = MultiGateMixtureOfExperts(2, 3, expert_units=(4,))
+    assert layer(INPUTS).shape == (5, 2, 4)
+    assert layer(INPUTS[:0]).shape == (0, 2, 4)
+
+
+@pytest.mark.parametrize("arguments", [{"tasks": 0}, {"tasks": 1, "experts": 0}, {"tasks": 1, "expert_units": ()}])
+def test_rejects_empty_sizes(arguments):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        MultiGateMixtureOfExperts(**arguments)

@@ -1,0 +1,227 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_models.metrics import auc
+from keras_models.ranker import LiveRanker
+from keras_models.ranker_config import RankerConfig
+
+from .ranker_data import TASKS, inputs_for, small_config
+
+
+def _ranker(config=None, seed: int = 0, **keywords) -> LiveRanker:
+    keras.utils.set_random_seed(seed)
+    return LiveRanker(config or small_config(**keywords))
+
+
+def _labels(rows: int, seed: int = 0) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return {task: generator.integers(0, 2, (rows, 1)).astype(np.float32) for task in TASKS}
+
+
+def _numpy(outputs) -> dict[str, np.ndarray]:
+    return {name: keras.ops.convert_to_numpy(value) for name, value in outputs.items()}
+
+
+@pytest.mark.parametrize("variant", ["base", "statistic"])
+def test_one_probability_a_task(variant):
+    ranker = _ranker(variant=variant)
+    scores = _numpy(ranker(inputs_for(ranker.config, 5)))
+    assert list(scores) == list(TASKS)
+    for score in scores.values():
+        assert score.shape == (5, 1)
+        assert ((score > 0) & (score < 1)).all()
+        # An untrained ranker answers near the rate that `initial_logit` stands for.
+        assert score.mean() == pytest.approx(1 / (1 + np.exp(3)), abs=0.05)
+
+
+def test_built_from_the_configuration_alone():
+    ranker = _ranker()
+    assert ranker.built
+    count = len(ranker.weights)
+    ranker(inputs_for(ranker.config, 2), training=True)
+    assert len(ranker.weights) == count
+
+
+def test_forecast_then_rank_is_the_whole():
+    ranker = _ranker()
+    inputs = inputs_for(ranker.config, 7)
+    ranker.compile_defaults()
+    ranker.fit(inputs, _labels(7), verbose=0)
+    foresight = ranker.forecast({name: inputs[name] for name in ("statistic_sequence", "statistic_mask")})
+    assert foresight["foresight"].shape == (7, ranker.config.foresight_size)
+    user_side = {name: value for name, value in inputs.items() if not name.startswith("statistic")}
+    split = _numpy(ranker.rank({**user_side, **foresight}))
+    for task, score in _numpy(ranker(inputs)).items():
+        np.testing.assert_allclose(split[task], score, atol=1e-6)
+
+
+def test_foresight_holds_forecast_and_encoding():
+    ranker = _ranker()
+    config, inputs = ranker.config, inputs_for(ranker.config, 3)
+    foresight = ranker.forecast(inputs)["foresight"]
+    forecast, encoding = ranker.forecaster({name: inputs[name] for name in config.room_shapes})
+    split = config.horizon * config.metrics
+    np.testing.assert_array_equal(foresight[:, :split], keras.ops.reshape(forecast, (3, -1)))
+    np.testing.assert_array_equal(foresight[:, split:], keras.ops.reshape(encoding, (3, -1)))
+
+
+def test_base_ignores_the_rooms_sequences():
+    ranker = _ranker(variant="base")
+    inputs = inputs_for(ranker.config, 4)
+    want = _numpy(ranker(inputs))
+    del inputs["statistic_sequence"], inputs["statistic_mask"]
+    for got in (_numpy(ranker(inputs)), _numpy(ranker.rank(inputs))):
+        np.testing.assert_equal(got, want)
+    with pytest.raises(ValueError, match='variant "base" has no forecaster'):
+        ranker.forecast(inputs)
+
+
+def test_ranking_losses_give_the_forecaster_no_gradient():
+    import tensorflow as tf
+
+    ranker = _ranker()
+    inputs, labels = inputs_for(ranker.config, 16), _labels(16)
+    # Scores depend on the forecaster's projection only once it isn't zero any more.
+    ranker.forecaster.projection.kernel.assign(keras.random.normal(ranker.forecaster.projection.kernel.shape))
+    with tf.GradientTape(persistent=True) as tape:
+        scores = ranker(inputs, training=True)
+        ranking = sum(keras.losses.binary_crossentropy(labels[task], scores[task]) for task in TASKS)
+        forecasting = ranker.forecaster.losses[0]
+    forecasters = {id(weight) for weight in ranker.forecaster.trainable_variables}
+    assert len(forecasters) > 10
+    for weight in ranker.trainable_variables:
+        from_ranking = tape.gradient(ranking, weight.value)
+        from_forecasting = tape.gradient(forecasting, weight.value)
+        if id(weight) in forecasters:
+            assert from_ranking is None, weight.path
+            assert from_forecasting is not None, weight.path
+        else:
+            assert from_ranking is not None, weight.path
+            assert from_forecasting is None, weight.path
+
+
+def test_forecaster_trains_as_if_there_were_no_ranker():
+    inputs = inputs_for(small_config(), 64)
+    trained = []
+    for seed, weight in ((0, 1.0), (1, 100.0)):
+        ranker = _ranker(forecaster_dropout=0.2)
+        ranker.compile_defaults()
+        labels = _labels(64, seed)
+        weights = {task: np.full(64, weight, np.float32) for task in TASKS}
+        ranker.fit(inputs, labels, sample_weight=weights, batch_size=16, epochs=2, shuffle=False, verbose=0)
+        trained.append(ranker)
+    first, second = trained
+    for got, want in zip(first.forecaster.get_weights(), second.forecaster.get_weights(), strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert not np.allclose(first.logits.kernel.numpy(), second.logits.kernel.numpy())
+
+
+def test_foresight_reaches_the_scores():
+    ranker = _ranker()
+    inputs = inputs_for(ranker.config, 4)
+    foresight = ranker.forecast(inputs)["foresight"]
+    scores = _numpy(ranker.rank({**inputs, "foresight": foresight}))
+    others = _numpy(ranker.rank({**inputs, "foresight": foresight + 5.0}))
+    assert not np.allclose(scores["ctr"], others["ctr"])
+
+
+def test_masked_labels_teach_nothing():
+    """With weight 0 on a task its labels make no difference to any weight."""
+    inputs = inputs_for(small_config(), 32)
+    weights = {"ctr": np.ones(32, np.float32), "gtr": np.zeros(32, np.float32)}
+    results = []
+    for seed in (0, 1):
+        ranker = _ranker()
+        ranker.compile_defaults()
+        labels = {"ctr": _labels(32)["ctr"], "gtr": _labels(32, seed)["gtr"]}
+        ranker.fit(inputs, labels, sample_weight=weights, batch_size=16, shuffle=False, verbose=0)
+        results.append(ranker.get_weights())
+    for got, want in zip(*results, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_learns_from_counts_ids_and_sequences():
+    """ctr follows a count, the user's own rate and whether the author was entered before; gtr what the room shows."""
+    config = small_config(embedding_dropout=0.0)
+    rows = 6000
+    inputs = inputs_for(config, rows, users=40, authors=30)
+    generator = np.random.default_rng(1)
+    user_rate = generator.normal(size=40)[inputs["user_id"]]
+    known = (inputs["entered_authors"] == inputs["author_id"][:, None]).any(axis=1)
+    level = np.log1p(inputs["statistic_sequence"][:, config.horizon :, 0].mean(axis=1))
+    logits = {
+        "ctr": 1.5 * user_rate + 2.0 * known + 1.5 * np.log1p(inputs["user_counts"][:, 0]) - 2.5,
+        "gtr": 4.0 * (level - level.mean()) / level.std(),
+    }
+    labels = {task: (generator.random(rows) < 1 / (1 + np.exp(-logit)))[:, None] for task, logit in logits.items()}
+    labels = {task: label.astype(np.float32) for task, label in labels.items()}
+    train, test = slice(0, 5000), slice(5000, None)
+
+    ranker = _ranker(config)
+    ranker.compile_defaults(5e-3)
+    ranker.fit(
+        {name: value[train] for name, value in inputs.items()},
+        {task: label[train] for task, label in labels.items()},
+        batch_size=128,
+        epochs=6,
+        verbose=0,
+    )
+    scores = _numpy(ranker({name: value[test] for name, value in inputs.items()}))
+    for task in TASKS:
+        ceiling = auc(labels[task][test, 0], logits[task][test])
+        assert auc(labels[task][test, 0], scores[task][:, 0]) > ceiling - 0.04, task
+
+
+def test_saves_and_loads(tmp_path):
+    ranker = _ranker()
+    inputs = inputs_for(ranker.config, 16)
+    ranker.compile_defaults()
+    ranker.fit(inputs, _labels(16), verbose=0)
+    want = _numpy(ranker(inputs))
+
+    ranker.save(tmp_path / "ranker.keras")
+    loaded = keras.saving.load_model(tmp_path / "ranker.keras")
+    assert loaded.config == ranker.config
+    np.testing.assert_equal(_numpy(loaded(inputs)), want)
+
+    ranker.save_weights(tmp_path / "ranker.weights.h5")
+    warm = _ranker(seed=5)
+    warm.load_weights(tmp_path / "ranker.weights.h5")
+    np.testing.assert_equal(_numpy(warm(inputs)), want)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_trains_in_low_precision(policy):
+    keras.utils.set_random_seed(0)
+    ranker = LiveRanker(small_config(), dtype=policy)
+    inputs = inputs_for(ranker.config, 64)
+    inputs["user_counts"] *= 1e6  # beyond float16
+    inputs["statistic_sequence"] *= 1e3
+    ranker.compile_defaults()
+    losses = ranker.fit(inputs, _labels(64), epochs=3, batch_size=32, verbose=0).history["loss"]
+    assert np.isfinite(losses).all()
+    for score in _numpy(ranker(inputs)).values():
+        assert score.dtype == np.float32
+        assert np.isfinite(score).all()
+
+
+def test_compiled_by_xla_it_answers_the_same():
+    import tensorflow as tf
+
+    ranker = _ranker()
+    inputs = {name: tf.constant(value) for name, value in inputs_for(ranker.config, 5).items()}
+    compiled = _numpy(tf.function(lambda x: ranker(x), jit_compile=True)(inputs))
+    for task, score in _numpy(ranker(inputs)).items():
+        np.testing.assert_allclose(compiled[task], score, rtol=1e-4)
+
+
+def test_learning_rate_falls_only_where_the_run_has_an_end():
+    ranker = _ranker()
+    ranker.compile_defaults(1e-3, steps=4)
+    inputs = inputs_for(ranker.config, 8)
+    ranker.fit(inputs, _labels(8), batch_size=2, verbose=0)
+    assert float(ranker.optimizer.learning_rate) == pytest.approx(5e-5, rel=1e-3)
+    ranker.compile_defaults(1e-3)
+    ranker.fit(inputs, _labels(8), batch_size=2, verbose=0)
+    assert float(ranker.optimizer.learning_rate) == pytest.approx(1e-3, rel=1e-3)

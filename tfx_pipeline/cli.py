@@ -1,0 +1,67 @@
+"""Commands of `tfx_pipeline`: `foresight pipeline`."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from tfx_pipeline.pipeline_result import PipelineResult
+
+
+@click.command()
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="YAML file; its keys are the fields of tfx_pipeline.config.PipelineConfig.",
+)
+@click.option("--span", type=click.IntRange(0), required=True, help="Number of the span of examples.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def pipeline(config_file: Path, span: int, as_json: bool) -> None:
+    """Validates, trains, evaluates and, if the gate blesses it, pushes a model of one span.
+
+    A rejected model isn't pushed; the reason is printed, and the exit code is 0: the pipeline did its work.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from tfx_pipeline.config import load_config
+    from tfx_pipeline.local_runner import run_pipeline
+
+    interactive = sys.stderr.isatty()
+
+    def show(component: str) -> None:
+        if interactive:
+            click.echo(f"  {component}", err=True)
+
+    try:
+        result = run_pipeline(load_config(config_file), span, show)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(json.dumps(result.to_json()) if as_json else describe(result))
+
+
+COMMANDS: list[click.Command] = [pipeline]
+
+
+def describe(result: "PipelineResult") -> str:
+    """The result as people read it."""
+    pushed = "not pushed" if result.version is None else f"pushed as version {result.version}"
+    lines = [f"span {result.span}: {result.decision}, {pushed}"]
+    lines += [f"  {reason}" for reason in (*result.reasons, *result.notes)]
+    lines.append(f"  {'task':6} {'AUC':>7} {'GAUC':>7} {'UAUC':>7}  users left out")
+    for task, figures in result.tasks.items():
+        values = " ".join(_figure(figures[metric]) for metric in ("auc", "gauc", "uauc"))
+        lines.append(f"  {task:6} {values}  {figures['users_left_out']} of {figures['users']}")
+    if result.forecast_mse is not None:
+        errors = ", ".join(f"{name} {_figure(error).strip()}" for name, error in result.forecast_mse.items())
+        lines.append(f"  forecast, mean squared error: {errors}")
+    lines.append("  seconds: " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in result.stages.items()))
+    return "\n".join(lines)
+
+
+def _figure(value: float | None) -> str:
+    return f"{'-' if value is None else format(value, '.4f'):>7}"

@@ -1,0 +1,198 @@
+"""The whole road on a simulated day: two spans, the second warm-started from the first and pushed over it."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from beam_transforms.online_store import OnlineStore
+from beam_transforms.pipeline import ExamplesSummary, build_examples
+from beam_transforms.schema import RankingSchema
+from beam_transforms.sources.open_source import open_source
+from beam_transforms.sources.simulator.simulation import simulate
+from beam_transforms.sources.simulator.simulator_config import PRESETS
+from beam_transforms.spans import SpanPlan
+from serving.client import RankingClient
+from serving.launch import RunningServer, launch, wait_for_version
+from tfx_pipeline.config import PipelineConfig, TrainingConfig
+from tfx_pipeline.forecast_examples import forecast_examples
+from tfx_pipeline.local_runner import run_pipeline
+from tfx_pipeline.memory import PeakMemory
+from tfx_pipeline.pipeline_result import PipelineResult
+from tfx_pipeline.report.account import print_account
+from tfx_pipeline.report.write_report import write_report
+from tfx_pipeline.stages import Stages
+
+_STEPS = 27  # stages, and components of the two pipeline runs: what the progress bar is drawn for
+_ROOMS = 10
+
+
+def run_demo(folder: Path, preset: str, seed: int, console: Console) -> dict[str, Any]:
+    """Drives the whole road and writes `summary.json` and `report.html`.
+
+    What an earlier run left in the folder is removed first: only what is set up is used again.
+
+    Args:
+        folder: Where everything goes.
+        preset: Of the simulator; its time is cut into two spans.
+        seed: Of the simulator and of training.
+        console: Where progress and the account go.
+
+    Returns:
+        The summary.
+
+    Raises:
+        RuntimeError: If another demo runs in the folder.
+        ValueError: If the road can't be driven with what the simulator gave.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder), PeakMemory() as memory, Stages(console, _STEPS) as stages:
+        begin = time.monotonic()
+        for name in ("data", "examples", "online_store", "pipeline", "models"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        road = _Road(folder, preset, seed, stages)
+        road.drive()
+        summary = {
+            "spans": [_span_summary(result) for result in road.results],
+            "stages": stages.to_json(),
+            "wall_seconds": round(time.monotonic() - begin, 1),
+            "peak_rss_mb": round(memory.megabytes),
+            "rank": road.rankings,
+        }
+        details = {
+            "source": f"one simulated day, preset {preset}, seed {seed}: {road.examples.events:,} events, "
+            f"{road.examples.impressions:,} impressions",
+            "machine": {"cpus": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version()},
+            "spans": road.details,
+        }
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_report(summary, details, folder / "report.html")
+    print_account(console, summary, details)
+    return summary
+
+
+class _Road:
+    """State of one drive: what each stage leaves for the next."""
+
+    def __init__(self, folder: Path, preset: str, seed: int, stages: Stages) -> None:
+        self._folder, self._stages = folder, stages
+        self._simulator = dataclasses.replace(PRESETS[preset], seed=seed)
+        self._config = PipelineConfig(
+            examples=folder / "examples",
+            pipeline_root=folder / "pipeline",
+            model_dir=folder / "models",
+            training=TrainingConfig(seed=seed),
+        )
+        self.examples: ExamplesSummary
+        self.results: list[PipelineResult] = []
+        self.rankings: list[dict[str, Any]] = []
+        self.details: list[dict[str, Any]] = []
+
+    def drive(self) -> None:
+        with self._stages.stage("simulate a day of live streaming"):
+            simulate(self._simulator, self._folder / "data")
+        with self._stages.stage("events to windows, examples and online features"):
+            source = open_source("kuailive_m3", self._folder / "data")
+            plan = SpanPlan(self._simulator.duration_s * 1000 // 2)
+            store = self._folder / "online_store"
+            self.examples = build_examples(
+                source, self._config.examples, plan, store=store, as_of_ms=self._simulator.end_ms
+            )
+        first, second = (manifest["span"] for manifest in self.examples.spans)
+        with self._stages.stage("pipeline on the first span"):
+            self._run(source.schema, first)
+        with contextlib.ExitStack() as running:
+            with self._stages.stage("start the model server"):
+                server = running.enter_context(launch(self._config.model_dir, self._config.model_name))
+            with self._stages.stage("rank before the second push"):
+                self._rank(server)
+            with self._stages.stage("pipeline on the second span"):
+                self._run(source.schema, second)
+            with self._stages.stage("rank after the second push"):
+                if self.results[-1].version is not None:
+                    wait_for_version(server.address, self._config.model_name, self.results[-1].version, 60.0)
+                self._rank(server)
+
+    def _run(self, schema: RankingSchema, span: int) -> None:
+        result = run_pipeline(self._config, span, self._stages.step)
+        self.results.append(result)
+        if result.version is None and len(self.results) == 1:
+            raise ValueError(f"the first model was rejected, so there is nothing to serve: {'; '.join(result.reasons)}")
+        manifest = next(manifest for manifest in self.examples.spans if manifest["span"] == span)
+        self.details.append(_span_details(self._config, schema, result, manifest))
+
+    def _rank(self, server: RunningServer) -> None:
+        store = OnlineStore(self._folder / "online_store")
+        try:
+            client = RankingClient(server.address, self._config.model_name, store, deadline_s=10.0)
+            user_id = _busiest_user(self.results[0])
+            ranking = client.rank(user_id, limit=_ROOMS)
+        finally:
+            store.close()
+        rooms = [{"live_id": room.live_id, "scores": dict(room.scores)} for room in ranking.rooms]
+        self.rankings.append({"version": ranking.version, "user_id": user_id, "rooms": rooms})
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    try:
+        with filelock.FileLock(folder / ".lock", timeout=0):
+            yield
+    except filelock.Timeout as error:
+        raise RuntimeError(f"another demo is running in {folder}; wait for its end or choose another --out") from error
+
+
+def _busiest_user(result: PipelineResult) -> int:
+    """The user with most eval examples; of several the one with the smallest id."""
+    users = pq.read_table(result.evaluation / "predictions.parquet", columns=["user_id"])["user_id"].to_numpy()
+    distinct, counts = np.unique(users, return_counts=True)
+    return int(distinct[np.argmax(counts)])
+
+
+def _span_summary(result: PipelineResult) -> dict[str, Any]:
+    figures = ("auc", "gauc", "uauc", "users_left_out")
+    return {
+        "span": result.span,
+        "version": result.version,
+        "decision": result.decision,
+        "reasons": list(result.reasons),
+        "tasks": {task: {name: values[name] for name in figures} for task, values in result.tasks.items()},
+        "forecast_mse": result.forecast_mse,
+    }
+
+
+def _span_details(
+    config: PipelineConfig, schema: RankingSchema, result: PipelineResult, manifest: dict[str, int]
+) -> dict[str, Any]:
+    tasks = result.tasks.items()
+    eval_files = sorted(map(str, (config.examples / f"Span-{result.span}" / "eval").glob("*.tfrecord")))
+    return {
+        "span": result.span,
+        "begin_ms": manifest["begin_ms"],
+        "end_ms": manifest["end_ms"],
+        "train": manifest["train"],
+        "eval": manifest["eval"],
+        "notes": list(result.notes),
+        "intervals": {
+            task: {
+                metric: {"value": figures[metric], "low": low, "high": high}
+                for metric, (low, high) in figures.get("interval", {}).items()
+            }
+            for task, figures in tasks
+        },
+        "difference": {task: figures["difference"] for task, figures in tasks if "difference" in figures},
+        "rates": {task: figures["positives"] / figures["rows"] if figures["rows"] else None for task, figures in tasks},
+        "tasks_described": {task.name: task.description for task in schema.tasks},
+        "forecasts": forecast_examples(result.model, eval_files, schema),
+    }

@@ -1,0 +1,110 @@
+"""Commands that drive the whole road: `foresight demo` and `foresight run`."""
+
+import json
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import click
+
+_PRESETS = ("tiny", "demo", "large")
+_SOURCES = ("kuailive_m3", "kuailive", "chat_log")
+
+
+@click.command()
+@click.option(
+    "--preset", type=click.Choice(_PRESETS), default="demo", show_default=True, help="Size of the simulation."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("build/demo"), show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
+def demo(preset: str, seed: int, out: Path, as_json: bool) -> None:
+    """Simulates a day, trains and pushes two models over it, and ranks rooms with each.
+
+    Writes OUT/summary.json and OUT/report.html. Afterwards `foresight serve` and `foresight rank` go on with what it
+    built.
+    """
+    _quiet()
+    from rich.console import Console
+
+    from tfx_pipeline.demo import run_demo
+
+    try:
+        summary = run_demo(out, preset, seed, Console(stderr=as_json))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(json.dumps(summary))
+    else:
+        click.echo(f"{out}/summary.json and {out}/report.html tell the rest.")
+
+
+@click.command()
+@click.option("--source", type=click.Choice(_SOURCES), required=True, help="Layout of the input, see docs/input.md.")
+@click.option("--input", "folder", type=click.Path(path_type=Path), required=True, help="Folder with the events.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for examples, pipelines and models; build/run/SOURCE by default.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def run(source: str, folder: Path, out: Path | None, seed: int, as_json: bool) -> None:
+    """Drives the whole road on real events, and compares the ranker's variants and gradient-boosted trees.
+
+    The first 80 % of the rooms by start train, what follows evaluates. From a chat log, impressions are derived: on
+    each full minute the users who wrote in the ten minutes before, at most 500,000 in all, drawn by --seed.
+    """
+    _quiet()
+    from rich.console import Console
+
+    from tfx_pipeline.real_input import RunConfig, run_real_input
+    from tfx_pipeline.stages import Stages
+
+    try:
+        with Stages(Console(stderr=True), expected=25) as stages:
+            figures = run_real_input(RunConfig(source, folder, out or Path("build/run") / source, seed=seed), stages)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(json.dumps(figures) if as_json else describe_run(figures))
+
+
+def describe_run(figures: dict[str, Any]) -> str:
+    """The figures of `foresight run` as people read them."""
+    lines = [f"note: {note}" for note in figures["notes"]]
+    lines.append(
+        f"{figures['events']:,} events, {figures['dead_letters']:,} dead letters, {figures['impressions']:,} "
+        f"impressions: {figures['train']:,} train, {figures['eval']:,} evaluate"
+    )
+    if figures["forecast_mse"]:
+        errors = ", ".join(f"{name} {_figure(value, 2)}" for name, value in figures["forecast_mse"].items())
+        lines.append(f"statistic forecast, mean squared error: {errors}")
+    lines.append(f"{'task':6} {'model':10} {'AUC':>7} {'GAUC':>7} {'UAUC':>7}")
+    for task, by_model in figures["tasks"].items():
+        for name in ("base", "statistic", "trees"):
+            values = " ".join(f"{_figure(by_model[name][metric]):>7}" for metric in ("auc", "gauc", "uauc"))
+            lines.append(f"{task:6} {name:10} {values}")
+        for name, words in (("difference", "statistic - base"), ("difference_to_trees", "statistic - trees")):
+            intervals = ", ".join(
+                f"{metric.upper()} {_figure(i['value'])} [{_figure(i['low'])}, {_figure(i['high'])}]"
+                for metric, i in by_model[name].items()
+            )
+            lines.append(f"{task:6} {words}: {intervals}")
+    for variant, pushed in figures["pushed"].items():
+        lines += [f"variant {variant}: {pushed['decision']}", *(f"  {reason}" for reason in pushed["reasons"])]
+    lines.append(f"{figures['wall_seconds']:.0f} seconds")
+    return "\n".join(lines)
+
+
+def _figure(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _quiet() -> None:
+    """Leaves the terminal to the account: libraries report through it only what went wrong."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.getLogger().setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)

@@ -1,0 +1,149 @@
+"""What TFX's Trainer runs: trains the ranker on one span, starting from the model that is served."""
+
+import json
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from beam_transforms.schema import WINDOW_MS, RankingSchema, schema_from_json
+from keras_models.export import export_ranker
+from keras_models.ranker import LiveRanker
+from keras_models.ranker_config import RankerConfig
+from tfx_pipeline.config import TrainingConfig
+from tfx_pipeline.example_dataset import example_batches, training_batches
+from tfx_pipeline.model_files import EXTRA_FOLDER, RANKER_FILE, TRAINING_FILE, WEIGHTS_FILE
+from tfx_pipeline.ranker_settings import ranker_config
+
+if TYPE_CHECKING:
+    from tfx.components.trainer.fn_args_utils import FnArgs
+
+
+def run_fn(fn_args: "FnArgs") -> None:
+    """Trains, exports the SavedModel and, beside it in `assets.extra`, what the next span starts from.
+
+    `fn_args.custom_config` holds "schema", "model" and "training", all in JSON's types.
+    """
+    settings = fn_args.custom_config
+    report = train_and_export(
+        schema=schema_from_json(settings["schema"]),
+        model=settings["model"],
+        training=TrainingConfig(**settings["training"]),
+        train_files=_files(fn_args.train_files),
+        eval_files=_files(fn_args.eval_files),
+        base_model=Path(fn_args.base_model) if fn_args.base_model else None,
+        export_to=Path(fn_args.serving_model_dir),
+    )
+    run_folder = Path(fn_args.model_run_dir)
+    run_folder.mkdir(parents=True, exist_ok=True)
+    (run_folder / TRAINING_FILE).write_text(json.dumps(report, indent=2) + "\n")
+
+
+def train_and_export(
+    *,
+    schema: RankingSchema,
+    model: dict[str, Any],
+    training: TrainingConfig,
+    train_files: Sequence[str],
+    eval_files: Sequence[str],
+    base_model: Path | None,
+    export_to: Path,
+) -> dict[str, Any]:
+    """Trains one ranker and exports it; all GPUs that there are share each batch.
+
+    Args:
+        schema: What examples hold.
+        model: Settings of the ranker that aren't the schema's.
+        training: How to train.
+        train_files: TFRecord files to train on.
+        eval_files: TFRecord files on which the forecasts are compared with what happened.
+        base_model: Exported model to start from. One with another schema or other settings can't be started from; the
+            reason is in the report, and training starts from nothing.
+        export_to: Folder for the SavedModel.
+
+    Returns:
+        {"trained_ns": time of the export, "warm_start", "cold_start_reason", "steps", "loss": one figure an epoch,
+        "forecast_mse": {"model", "mean", "latest"}, or None for a variant without a forecaster}.
+    """
+    keras.utils.set_random_seed(training.seed)
+    config = ranker_config(schema, model)
+    weights, cold_start_reason = _starting_weights(base_model if training.warm_start else None, config)
+    with _strategy().scope():
+        ranker = LiveRanker(config)
+        if weights is not None:
+            ranker.load_weights(weights)
+        ranker.compile_defaults(training.learning_rate)
+        # Variables made by the first step would have it traced twice.
+        ranker.optimizer.build(ranker.trainable_variables)
+    batches = training_batches(train_files, schema, training.batch_size, training.shuffle_examples, training.seed)
+    with warnings.catch_warnings():
+        # Keras takes the end of the first epoch for a shortage, because it can't know how many examples there are.
+        warnings.filterwarnings("ignore", message="Your input ran out of data")
+        history = ranker.fit(batches, epochs=training.epochs, shuffle=False, verbose=0)
+    report = {
+        "trained_ns": time.time_ns(),
+        "warm_start": weights is not None,
+        "cold_start_reason": cold_start_reason,
+        "steps": int(ranker.optimizer.iterations.numpy()),
+        "loss": [float(loss) for loss in history.history["loss"]],
+        "forecast_mse": _forecast_mse(ranker, eval_files, schema) if config.variant != "base" else None,
+    }
+    logging.info("trained the ranker: %s", report)
+    export_ranker(ranker, export_to)
+    extra = export_to / EXTRA_FOLDER
+    extra.mkdir(exist_ok=True)
+    ranker.save_weights(extra / WEIGHTS_FILE)
+    (extra / RANKER_FILE).write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    (extra / TRAINING_FILE).write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def _starting_weights(base_model: Path | None, config: RankerConfig) -> tuple[Path | None, str | None]:
+    """The file to start from, or why there is none."""
+    if base_model is None:
+        return None, "there is no model to start from"
+    extra = base_model / EXTRA_FOLDER
+    if not (extra / WEIGHTS_FILE).exists() or not (extra / RANKER_FILE).exists():
+        return None, f"{extra} lacks {WEIGHTS_FILE} or {RANKER_FILE}"
+    found, wanted = json.loads((extra / RANKER_FILE).read_text()), json.loads(json.dumps(config.to_dict()))
+    differing = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+    if differing:
+        return None, f"the model pushed before is another one; these settings differ: {', '.join(differing)}"
+    return extra / WEIGHTS_FILE, None
+
+
+def _strategy() -> tf.distribute.Strategy:
+    several = len(tf.config.list_logical_devices("GPU")) > 1
+    return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
+
+
+def _forecast_mse(ranker: LiveRanker, files: Sequence[str], schema: RankingSchema) -> dict[str, float | None]:
+    """Squared errors over the eval examples, each room and window counted once however many saw it."""
+    seen: set[tuple[int, int]] = set()
+    totals = dict.fromkeys(("model", "mean", "latest"), 0.0)
+    count = 0
+    for examples in example_batches(files, schema, batch_size=4096):
+        keys = np.stack([examples["live_id"].numpy(), examples["timestamp_ms"].numpy() // WINDOW_MS], axis=1)
+        distinct, first = np.unique(keys, axis=0, return_index=True)
+        new = [key not in seen for key in map(tuple, distinct.tolist())]
+        seen.update(map(tuple, distinct.tolist()))
+        sequence = examples["statistic_sequence"].numpy()[first[new]]
+        mask = examples["statistic_mask"].numpy()[first[new]]
+        # `errors` leaves out what has nothing to forecast from, so that doesn't weigh here either.
+        counted = int(mask[:, : -schema.horizon].any(axis=1).sum())
+        if counted:
+            errors = ranker.forecaster.errors(sequence, mask)
+            totals = {name: total + errors[name] * counted for name, total in totals.items()}
+            count += counted
+    return {name: total / count if count else None for name, total in totals.items()}
+
+
+def _files(patterns: Sequence[str]) -> list[str]:
+    """TFX gives patterns such as `<split>/*`."""
+    return sorted(path for pattern in patterns for path in tf.io.gfile.glob(pattern))
