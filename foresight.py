@@ -2,7 +2,13 @@
 
 import click
 
+import beam_transforms.cli
+import beam_transforms.examples_command
+import benchmarks.cli
 import keras_models.cli
+import serving.cli
+import tfx_pipeline.cli
+import tfx_pipeline.road_commands
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -11,8 +17,16 @@ def main() -> None:
     """Ranks live-streaming rooms by what they are about to show."""
 
 
-for _package in (keras_models.cli,):
-    for _command in _package.COMMANDS:
+for _commands in (
+    beam_transforms.cli.COMMANDS,
+    beam_transforms.examples_command.COMMANDS,
+    tfx_pipeline.cli.COMMANDS,
+    tfx_pipeline.road_commands.COMMANDS,
+    serving.cli.COMMANDS,
+    keras_models.cli.COMMANDS,
+    benchmarks.cli.COMMANDS,
+):
+    for _command in _commands:
         main.add_command(_command)
 
 

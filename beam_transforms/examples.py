@@ -150,7 +150,7 @@ class _RoomSide(_Side):
         opened = opening_ms(events, impressions["live_id"])
         return (
             {name: impressions[name] for name in IMPRESSION_KEY}
-            | {"statistic_sequence": sequence.reshape(len(sequence), -1), "statistic_mask": mask}
+            | {"statistic_sequence": sequence.reshape(len(sequence), sequence[0].size), "statistic_mask": mask}
             | self.counts(events, impressions, "live_id")
             | {"context": context_features(opened, impressions["timestamp_ms"])}
         )

@@ -57,3 +57,6 @@ def examples(
         click.echo(f"Span-{span['span']} from {utc(span['begin_ms'])}: {span['train']:,} train, {span['eval']:,} eval")
     if summary.live_rooms is not None:
         click.echo(f"{store}: {summary.live_rooms:,} live rooms")
+
+
+COMMANDS: list[click.Command] = [examples]

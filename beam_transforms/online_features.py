@@ -91,7 +91,7 @@ class WriteOnlineFeatures(beam.PTransform):
         if name == "statistic_sequence":
             windows = window_statistics(events, self._schema.metrics)
             sequence, mask = statistic_sequences(windows, queries, self._schema.metrics, self._schema.sequence_length)
-            return {name: sequence.reshape(len(sequence), -1), "statistic_mask": mask}
+            return {name: sequence.reshape(len(sequence), self._schema.feature(name).size), "statistic_mask": mask}
         return {name: queries[name]} if name in queries else {}
 
     def _write(self, _key: int, tables: Iterable[tuple[str, pa.RecordBatch]]) -> int:

@@ -63,7 +63,10 @@ class LiveRanker(keras.Model):
         self.dense_normalization.build((None, dense_width))
         self.dense_buckets = SoftBuckets(config.bucket_steps, dtype=policy, name="dense_buckets")
         self.dense_buckets.build((None, dense_width))
-        total = 3 * width + dense_width * (1 + config.bucket_steps)
+        import os
+        X=os.environ.get('INTER','')
+        ex=0 if not X else 2*width if 's' not in X and 'o' not in X else 2*width+2 if 's' in X else 2
+        total = ex + 3 * width + dense_width * (1 + config.bucket_steps)
         if config.variant == "statistic":
             self._build_foresight()
             total += config.horizon * config.metrics + config.foresight_units
@@ -149,11 +152,22 @@ class LiveRanker(keras.Model):
         interest = self.history_attention(
             ids[:, 1], self.author_embedding(history), keys_mask=self.author_embedding.compute_mask(history)
         )
+        import os
+        X=os.environ.get('INTER','')
+        if X:
+            valid = ops.cast(ops.expand_dims(self.author_embedding.compute_mask(history), -1), interest.dtype)
+            hist = ops.sum(self.author_embedding(history), axis=1) / ops.sqrt(1+ops.sum(valid, axis=1))
+            a=ids[:, 1]; u=ids[:,0]
+            inter=[u*a, hist*a]
+            if 's' in X: inter=inter+[ops.sum(v,axis=-1,keepdims=True) for v in inter]
+            if 'o' in X: inter=[ops.sum(v,axis=-1,keepdims=True)  for v in inter]
+            if 'n' in X: inter=[v*float(X.strip('nso')) for v in inter]
         ids = self.id_dropout(ids, training=training)
         dense = ops.concatenate([ops.cast(inputs[name], "float32") for name in config.dense_features], axis=-1)
         parts = [
             ops.reshape(ids, (-1, 2 * config.embedding_dim)),
             interest,
+            *(inter if X else []),
             self.dense_buckets(self.dense_normalization(dense, training=training)),
         ]
         if config.variant == "statistic":

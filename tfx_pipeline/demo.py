@@ -1,7 +1,6 @@
 """The whole road on a simulated day: two spans, the second warm-started from the first and pushed over it."""
 
 import contextlib
-import dataclasses
 import json
 import os
 import platform
@@ -21,33 +20,35 @@ from beam_transforms.pipeline import ExamplesSummary, build_examples
 from beam_transforms.schema import RankingSchema
 from beam_transforms.sources.open_source import open_source
 from beam_transforms.sources.simulator.simulation import simulate
-from beam_transforms.sources.simulator.simulator_config import PRESETS
+from beam_transforms.sources.simulator.simulator_config import SimulatorConfig
 from beam_transforms.spans import SpanPlan
 from serving.client import RankingClient
 from serving.launch import RunningServer, launch, wait_for_version
-from tfx_pipeline.config import PipelineConfig, TrainingConfig
+from tfx_pipeline.config import GateConfig, PipelineConfig, TrainingConfig
 from tfx_pipeline.forecast_examples import forecast_examples
 from tfx_pipeline.local_runner import run_pipeline
 from tfx_pipeline.memory import PeakMemory
 from tfx_pipeline.pipeline_result import PipelineResult
 from tfx_pipeline.report.account import print_account
-from tfx_pipeline.report.write_report import write_report
+from tfx_pipeline.report.html_report import write_report
 from tfx_pipeline.stages import Stages
 
 _STEPS = 27  # stages, and components of the two pipeline runs: what the progress bar is drawn for
 _ROOMS = 10
 
 
-def run_demo(folder: Path, preset: str, seed: int, console: Console) -> dict[str, Any]:
+def run_demo(
+    folder: Path, simulator: SimulatorConfig, console: Console, gate: GateConfig | None = None
+) -> dict[str, Any]:
     """Drives the whole road and writes `summary.json` and `report.html`.
 
     What an earlier run left in the folder is removed first: only what is set up is used again.
 
     Args:
         folder: Where everything goes.
-        preset: Of the simulator; its time is cut into two spans.
-        seed: Of the simulator and of training.
+        simulator: What is simulated; its time is cut into two spans, its seed is that of training, too.
         console: Where progress and the account go.
+        gate: What a model must show.
 
     Returns:
         The summary.
@@ -61,7 +62,7 @@ def run_demo(folder: Path, preset: str, seed: int, console: Console) -> dict[str
         begin = time.monotonic()
         for name in ("data", "examples", "online_store", "pipeline", "models"):
             shutil.rmtree(folder / name, ignore_errors=True)
-        road = _Road(folder, preset, seed, stages)
+        road = _Road(folder, simulator, gate or GateConfig(), stages)
         road.drive()
         summary = {
             "spans": [_span_summary(result) for result in road.results],
@@ -71,8 +72,8 @@ def run_demo(folder: Path, preset: str, seed: int, console: Console) -> dict[str
             "rank": road.rankings,
         }
         details = {
-            "source": f"one simulated day, preset {preset}, seed {seed}: {road.examples.events:,} events, "
-            f"{road.examples.impressions:,} impressions",
+            "source": f"{simulator.duration_s / 3600:.0f} simulated hours, seed {simulator.seed}: "
+            f"{road.examples.events:,} events, {road.examples.impressions:,} impressions",
             "machine": {"cpus": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version()},
             "spans": road.details,
         }
@@ -85,14 +86,14 @@ def run_demo(folder: Path, preset: str, seed: int, console: Console) -> dict[str
 class _Road:
     """State of one drive: what each stage leaves for the next."""
 
-    def __init__(self, folder: Path, preset: str, seed: int, stages: Stages) -> None:
-        self._folder, self._stages = folder, stages
-        self._simulator = dataclasses.replace(PRESETS[preset], seed=seed)
+    def __init__(self, folder: Path, simulator: SimulatorConfig, gate: GateConfig, stages: Stages) -> None:
+        self._folder, self._simulator, self._stages = folder, simulator, stages
         self._config = PipelineConfig(
             examples=folder / "examples",
             pipeline_root=folder / "pipeline",
             model_dir=folder / "models",
-            training=TrainingConfig(seed=seed),
+            training=TrainingConfig(seed=simulator.seed),
+            gate=gate,
         )
         self.examples: ExamplesSummary
         self.results: list[PipelineResult] = []
@@ -184,13 +185,7 @@ def _span_details(
         "train": manifest["train"],
         "eval": manifest["eval"],
         "notes": list(result.notes),
-        "intervals": {
-            task: {
-                metric: {"value": figures[metric], "low": low, "high": high}
-                for metric, (low, high) in figures.get("interval", {}).items()
-            }
-            for task, figures in tasks
-        },
+        "intervals": {task: figures.get("interval", {}) for task, figures in tasks},
         "difference": {task: figures["difference"] for task, figures in tasks if "difference" in figures},
         "rates": {task: figures["positives"] / figures["rows"] if figures["rows"] else None for task, figures in tasks},
         "tasks_described": {task.name: task.description for task in schema.tasks},

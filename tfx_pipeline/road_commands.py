@@ -1,40 +1,37 @@
 """Commands that drive the whole road: `foresight demo` and `foresight run`."""
 
+import contextlib
+import dataclasses
 import json
-import logging
-import os
-import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-_PRESETS = ("tiny", "demo", "large")
+from tfx_pipeline.library_log import library_log
+
 _SOURCES = ("kuailive_m3", "kuailive", "chat_log")
 
 
 @click.command()
-@click.option(
-    "--preset", type=click.Choice(_PRESETS), default="demo", show_default=True, help="Size of the simulation."
-)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("build/demo"), show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
-def demo(preset: str, seed: int, out: Path, as_json: bool) -> None:
+def demo(seed: int, out: Path, as_json: bool) -> None:
     """Simulates a day, trains and pushes two models over it, and ranks rooms with each.
 
     Writes OUT/summary.json and OUT/report.html. Afterwards `foresight serve` and `foresight rank` go on with what it
     built.
     """
-    _quiet()
     from rich.console import Console
 
-    from tfx_pipeline.demo import run_demo
+    with _errors_in_words(), library_log(out / "log.txt") as terminal:
+        from beam_transforms.sources.simulator.simulator_config import PRESETS
+        from tfx_pipeline.demo import run_demo
 
-    try:
-        summary = run_demo(out, preset, seed, Console(stderr=as_json))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+        simulator = dataclasses.replace(PRESETS["demo"], seed=seed)
+        summary = run_demo(out, simulator, Console(file=terminal) if as_json else Console())
     if as_json:
         click.echo(json.dumps(summary))
     else:
@@ -57,18 +54,19 @@ def run(source: str, folder: Path, out: Path | None, seed: int, as_json: bool) -
     The first 80 % of the rooms by start train, what follows evaluates. From a chat log, impressions are derived: on
     each full minute the users who wrote in the ten minutes before, at most 500,000 in all, drawn by --seed.
     """
-    _quiet()
     from rich.console import Console
 
-    from tfx_pipeline.real_input import RunConfig, run_real_input
-    from tfx_pipeline.stages import Stages
+    out = out or Path("build/run") / source
+    with _errors_in_words(), library_log(out / "log.txt") as terminal:
+        from tfx_pipeline.real_input import RunConfig, run_real_input
+        from tfx_pipeline.stages import Stages
 
-    try:
-        with Stages(Console(stderr=True), expected=25) as stages:
-            figures = run_real_input(RunConfig(source, folder, out or Path("build/run") / source, seed=seed), stages)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+        with Stages(Console(file=terminal), expected=25) as stages:
+            figures = run_real_input(RunConfig(source, folder, out, seed=seed), stages)
     click.echo(json.dumps(figures) if as_json else describe_run(figures))
+
+
+COMMANDS: list[click.Command] = [demo, run]
 
 
 def describe_run(figures: dict[str, Any]) -> str:
@@ -102,9 +100,9 @@ def _figure(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _quiet() -> None:
-    """Leaves the terminal to the account: libraries report through it only what went wrong."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    logging.getLogger().setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
+@contextlib.contextmanager
+def _errors_in_words() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        raise click.ClickException("\n".join([str(error), *getattr(error, "__notes__", [])])) from error

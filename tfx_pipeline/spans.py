@@ -19,12 +19,17 @@ def read_schema(examples: Path) -> RankingSchema:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What a span says about itself: `span`, `newest_event_ms` and counts.
+    """What a span says about itself: `span`, `newest_event_ms` and the number of examples in `train` and `eval`.
 
     Raises:
         ValueError: If `manifest.json` is missing, which means that the span isn't complete, or unreadable.
     """
-    return _read_json(folder / "manifest.json", "the manifest that completes a span")
+    path = folder / "manifest.json"
+    manifest = _read_json(path, "the manifest that completes a span")
+    missing = sorted({"span", "newest_event_ms", *SPLITS} - set(manifest))
+    if missing:
+        raise ValueError(f"{path} lacks {missing}; write the span again")
+    return manifest
 
 
 def require_span(examples: Path, span: int) -> Path:

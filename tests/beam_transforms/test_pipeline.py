@@ -158,6 +158,35 @@ def test_a_log_without_impressions_is_an_error(tmp_path):
         _build(log((EventKind.LIKE, 1, 1, 0, 0, 1)), tmp_path)
 
 
+def test_only_rooms_that_opened_and_did_not_end_are_in_the_store(tmp_path):
+    rooms = log(
+        *((EventKind.ROOM_START, 0, -1, 0, room, 1) for room in range(20)),
+        *((EventKind.ROOM_END, 600, -1, 0, room, 1) for room in range(19)),
+        (EventKind.LIKE, 10, 5, 0, 30, 1),  # no metadata, silent for long
+        (EventKind.LIKE, 590, 5, 0, 31, 1),  # no metadata, heard a moment ago
+        (EventKind.ROOM_START, 700, -1, 0, 32, 1),  # opens later
+    )
+    arguments = {"store": tmp_path / "store", "as_of_ms": NOON_MS + 620_000}
+    summary, _ = _build(_with(rooms, SEEN, END), tmp_path / "examples", **arguments)
+    store = OnlineStore(tmp_path / "store")
+    assert store.live_ids.tolist() == [19, 31] and summary.live_rooms == 2
+    with pytest.raises(ValueError, match="no features stored for {'live_id': 30}"):
+        store.request(5, [30])
+    store.close()
+    _build(_with(SEEN, END), tmp_path / "examples", **(arguments | {"as_of_ms": NOON_MS + 700_000}))
+    store = OnlineStore(tmp_path / "store")
+    assert store.live_ids.tolist() == [0]  # nothing of the first filling is left
+    store.close()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no store at all" * 1000])
+def test_a_folder_without_a_readable_store_is_an_error(tmp_path, content):
+    if content is not None:
+        (tmp_path / "data.mdb").write_bytes(content)
+    with pytest.raises(ValueError, match="online store"):
+        OnlineStore(tmp_path)
+
+
 def test_the_store_needs_a_time(tmp_path):
     with pytest.raises(ValueError, match="store and as_of_ms go together"):
         build_examples(MemorySource(SEEN, LIVE_SCHEMA), tmp_path, HOUR, store=tmp_path / "store")

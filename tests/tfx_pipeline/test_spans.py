@@ -6,6 +6,8 @@ import pytest
 from beam_transforms.schema import CHAT_SCHEMA, schema_to_json
 from tfx_pipeline.spans import read_schema, require_span
 
+MANIFEST = {"newest_event_ms": 1, "train": 5, "eval": 2}
+
 
 @pytest.fixture
 def examples(tmp_path) -> Path:
@@ -16,7 +18,7 @@ def examples(tmp_path) -> Path:
             folder.mkdir(parents=True)
             (folder / "examples-00000-of-00002.tfrecord").write_bytes(b"")
             (folder / "examples-00001-of-00002.tfrecord").write_bytes(b"record")
-        (tmp_path / f"Span-{span}" / "manifest.json").write_text(json.dumps({"span": span}))
+        (tmp_path / f"Span-{span}" / "manifest.json").write_text(json.dumps(MANIFEST | {"span": span}))
     (tmp_path / "schema.json").write_text(json.dumps(schema_to_json(CHAT_SCHEMA)))
     return tmp_path
 
@@ -39,6 +41,12 @@ def test_an_empty_folder_says_so(tmp_path):
 def test_a_span_without_a_manifest_is_not_complete(examples):
     (examples / "Span-3" / "manifest.json").unlink()
     with pytest.raises(ValueError, match=r"Span-3/manifest.json is missing: the manifest that completes a span"):
+        require_span(examples, 3)
+
+
+def test_a_manifest_must_say_how_many_examples_there_are(examples):
+    (examples / "Span-3" / "manifest.json").write_text(json.dumps({"span": 3, "newest_event_ms": 1, "eval": 2}))
+    with pytest.raises(ValueError, match=r"manifest.json lacks \['train'\]"):
         require_span(examples, 3)
 
 

@@ -2,9 +2,11 @@
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
 from tfx import types
 from tfx.components import FileBasedExampleGen
 from tfx.components.util import examples_utils
@@ -13,7 +15,7 @@ from tfx.proto import example_gen_pb2, range_config_pb2
 from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import proto_utils
 
-from tfx_pipeline.spans import SPLITS, read_manifest, read_schema
+from tfx_pipeline.spans import SPLITS, read_manifest
 
 
 class _Executor(base_beam_executor.BaseBeamExecutor):
@@ -27,17 +29,20 @@ class _Executor(base_beam_executor.BaseBeamExecutor):
     ) -> None:
         examples = artifact_utils.get_single_instance(output_dict[standard_component_specs.EXAMPLES_KEY])
         examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
+        examples.span = exec_properties["span"]  # the driver sets a custom property; StatisticsGen looks at this one
         examples_utils.set_payload_format(examples, example_gen_pb2.FORMAT_TF_EXAMPLE)
         base = Path(exec_properties[standard_component_specs.INPUT_BASE_KEY])
+        span = base / f"Span-{examples.span}"
+        manifest = read_manifest(span)
         config = example_gen_pb2.Input()
         proto_utils.json_to_proto(exec_properties[standard_component_specs.INPUT_CONFIG_KEY], config)
         for split in config.splits:
+            sources = sorted(base.glob(split.pattern))
+            require_records(sources, manifest[split.name])
             target = Path(artifact_utils.get_split_uri([examples], split.name))
             target.mkdir(parents=True, exist_ok=True)
-            for source in sorted(base.glob(split.pattern)):
-                _link_or_copy(source, target / source.name)
-        span = base / f"Span-{exec_properties['span']}"
-        read_schema(base), read_manifest(span)
+            for source in sources:
+                link_or_copy(source, target / source.name)
         for source in (base / "schema.json", span / "manifest.json"):
             shutil.copyfile(source, Path(examples.uri) / source.name)
 
@@ -66,7 +71,25 @@ class SpanExampleGen(FileBasedExampleGen):
         )
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def require_records(files: Sequence[Path], expected: int) -> None:
+    """Reads the frames of TFRecord files with their checksums.
+
+    Raises:
+        ValueError: If a file is damaged, or the files don't hold `expected` records together.
+    """
+    found = 0
+    for path in files:
+        try:
+            found += sum(len(block) for block in tf.data.TFRecordDataset(str(path)).batch(4096))
+        except tf.errors.DataLossError as error:
+            raise ValueError(f"{path} is damaged: {error.message}; write its span again") from error
+    if found != expected:
+        raise ValueError(
+            f"{files[0].parent} holds {found} examples and its manifest says {expected}; write its span again"
+        )
+
+
+def link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:  # another file system, or one without hard links

@@ -48,7 +48,13 @@ def page_content(summary: Mapping[str, Any], details: Mapping[str, Any]) -> dict
         "rates": _rates(tasks, spans),
         "forecast_errors": _forecast_errors(spans),
         "forecasts": [
-            {"name": _name(span), "plots": [plots.forecast_plot(forecast) for forecast in span["forecasts"]]}
+            {
+                "name": _name(span),
+                "plots": [
+                    plots.forecast_plot(f"{_name(span)}, forecast {number}", forecast)
+                    for number, forecast in enumerate(span["forecasts"], start=1)
+                ],
+            }
             for span in spans
             if span["forecasts"]
         ],

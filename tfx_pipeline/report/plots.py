@@ -38,7 +38,8 @@ def interval_plot(
     """
     spacing = 11
     row = max(26, spacing * len(series) + 12)
-    description = f"{title} for each task with 95 % intervals: {', '.join(series)}"
+    what = f"difference in {title} to the served model" if difference else title
+    description = f"{', '.join(series)}: {what} for each task, with 95 % intervals"
     with svg.drawing(330, 70 + row * len(tasks), description) as plot:
         axes = plot.axes
         axes.set_title(title)
@@ -60,11 +61,16 @@ def interval_plot(
     return plot.svg
 
 
-def forecast_plot(forecast: Mapping[str, Any]) -> Markup:
-    """One metric of one room: the last windows, what was forecast and what happened, over minutes from then."""
+def forecast_plot(name: str, forecast: Mapping[str, Any]) -> Markup:
+    """One metric of one room: the last windows, what was forecast and what happened, over minutes from then.
+
+    Args:
+        name: What tells the plot from the page's others, such as "span 1, forecast 2".
+        forecast: "live_id", "metric" and the values by window, oldest first, of "past", "forecast" and "actual".
+    """
     past = _numbers(forecast["past"])[-PAST_WINDOWS:]
     title = f"room {forecast['live_id']}: {forecast['metric']}"
-    with svg.drawing(300, 190, f"{title}, past, forecast and what happened") as plot:
+    with svg.drawing(300, 190, f"{name}: {title}, past, forecast and what happened") as plot:
         axes = plot.axes
         axes.set_title(title)
         axes.plot([(i - len(past) + 1) * _MINUTES for i in range(len(past))], past, color=svg.PAST)

@@ -10,6 +10,8 @@ from tfx_pipeline.report import wording
 def merged_spans(summary: Mapping[str, Any], details: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The spans of the summary, in order, each with the keys of its details as well.
 
+    The difference keeps the tasks that have one.
+
     Raises:
         ValueError: If a span of the summary has no details.
     """
@@ -17,7 +19,10 @@ def merged_spans(summary: Mapping[str, Any], details: Mapping[str, Any]) -> list
     missing = [span["span"] for span in summary["spans"] if span["span"] not in by_span]
     if missing:
         raise ValueError(f"details must have an entry for each span; spans {missing} are missing, got {list(by_span)}")
-    return [{**by_span[span["span"]], **span} for span in summary["spans"]]
+    merged = [{**by_span[span["span"]], **span} for span in summary["spans"]]
+    for span in merged:
+        span["difference"] = {task: by_metric for task, by_metric in span["difference"].items() if by_metric}
+    return merged
 
 
 def task_names(spans: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -35,9 +40,9 @@ def outcome(span: Mapping[str, Any]) -> str:
 
 
 def served_version(summary: Mapping[str, Any]) -> int | None:
-    """The version that answers in the end: the last ranked answer tells, else the last push; None without either."""
-    told = [item["version"] for item in (*summary["spans"], *summary["rank"]) if item["version"] is not None]
-    return told[-1] if told else None
+    """The newest version that was pushed or that answered, versions only grow; None if there is none."""
+    told = (item["version"] for item in (*summary["spans"], *summary["rank"]))
+    return max((version for version in told if version is not None), default=None)
 
 
 def comparison(span: Mapping[str, Any]) -> str | None:

@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib
 from markupsafe import Markup, escape
@@ -27,7 +28,7 @@ _PAGE_COLOURS = {
     **{colour: f"--series-{index}" for index, colour in enumerate(SERIES)},
 }
 
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it takes the page's font and can be searched and read aloud
     "text.parse_math": False,  # a "$" in a name is a "$"
     "font.family": "DejaVu Sans",
@@ -64,7 +65,11 @@ class Drawing:
 
 @contextmanager
 def drawing(width: int, height: int, description: str) -> Iterator[Drawing]:
-    """Draws one plot; `description` is read aloud in its place."""
+    """Draws one plot.
+
+    Args:
+        description: Read aloud in the plot's place. No two plots of a page may have the same: the ids follow from it.
+    """
     with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": description}):
         figure = Figure(figsize=(width / 72, height / 72), layout="constrained", facecolor="none")
         canvas = FigureCanvasSVG(figure)

@@ -27,7 +27,7 @@ def squared_error(value: float | None) -> str:
     """A mean squared error: four digits, thousands separated."""
     if value is None or not known(value):
         return UNKNOWN
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.4g}".rstrip(".")
 
 
 def share(value: float | None) -> str:

@@ -10,9 +10,7 @@ def positions_within(lengths: np.ndarray) -> np.ndarray:
     return np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
-def fill(
-    windows: np.ndarray, draw: Callable[[], tuple[np.ndarray, ...]]
-) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+def fill(windows: np.ndarray, draw: Callable[[], tuple[np.ndarray, ...]]) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """Calls `draw` until each room's pieces cover its windows.
 
     Args:

@@ -58,7 +58,9 @@ def draw_content(
     return RoomContent(state, buzz, heat, product, rooms[shown], begin[shown], ids[shown])
 
 
-def _draw_states(room_authors: np.ndarray, windows: np.ndarray, authors: Authors, rng: np.random.Generator) -> np.ndarray:
+def _draw_states(
+    room_authors: np.ndarray, windows: np.ndarray, authors: Authors, rng: np.random.Generator
+) -> np.ndarray:
     """Semi-Markov chain: dwell times are 1 + Gamma(3), which state follows depends on the state alone."""
     current = rng.integers(0, STYLE_STATES, len(windows))
 

@@ -67,7 +67,8 @@ class Rooms:
             owners.append(due)
             self._next_start[due] = self._after_pause(end)
         if not starts:
-            return self._products(np.empty(0, np.int64), *3 * (np.empty(0, np.int64),))
+            none = np.empty(0, np.int64)
+            return self._products(none, none, none)
         start, end, author = np.concatenate(starts), np.concatenate(ends), np.concatenate(owners)
         order = np.lexsort((author, start))
         start, end, author = start[order], end[order], author[order]

@@ -12,7 +12,7 @@ _PHRASES = (
     "hello everyone", "first!", "so good", "haha", "one more please", "what's the song called?", "love this", "wow",
     "come on, you can do it", "how much is it?", "is there a size L?", "greetings from the night shift", "666",
     "this again?", "louder please", "see you tomorrow", 'they said "never"', "here we go", "太好听了", "主播加油",
-    "多少钱?", "再来一首", "🎉🎉🎉", "❤️", "first time here, hi", "the best part is coming", "bravo", "no way", "gg", "lol",
+    "多少钱?", "再来一首", "🎉🎉🎉", "❤️", "first time here, hi", "the best part is coming", "bravo", "no way", "gg",
 )  # fmt: skip
 _SOURCES = np.array(["recommend", "nearby", "search", "follow"])
 _ENTER_ACTIONS = np.array(["click", "slide", "auto", "unknown"])
@@ -93,10 +93,10 @@ class SessionLog:
     ) -> dict[str, np.ndarray]:
         rng, number = self._rng, len(live_id)
         duration = sessions.end_ms - sessions.start_ms
-        followed = actions["follow"].session
-        self._users.start_following(sessions.user[followed], author[followed], rng)
         left = sessions.follows & (duration < 20_000) & (rng.random(number) < 0.01)
         self._users.stop_following(sessions.user[left], author[left])
+        followed = actions["follow"].session
+        self._users.start_following(sessions.user[followed], author[followed], rng)
         days = sessions.start_ms.astype("datetime64[ms]").astype("datetime64[D]")
         months = days.astype("datetime64[M]")
         month = months.astype(np.int64)

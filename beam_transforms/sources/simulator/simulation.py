@@ -26,13 +26,11 @@ _DAY_MS = 86_400_000
 _BLOCK_IMPRESSIONS = 32_000  # simulated at once: enough for numpy, little enough for memory
 _BLOCK_MS = (60_000, 3_600_000)
 _BUSIEST = 2.6  # a little above the largest value of `activity`
-_IMPRESSIONS_PER_VISIT = 7.95  # measured
+_FIRST_GUESS, _GUESS_WEIGHT = 9.0, 200  # impressions of a visit, and how many visits that guess counts as
 _ID_ROWS = 1_000_000  # user ids written at a time
 
 
-def simulate(
-    config: SimulatorConfig, out: Path, progress: Callable[[float], None] | None = None
-) -> SimulationSummary:
+def simulate(config: SimulatorConfig, out: Path, progress: Callable[[float], None] | None = None) -> SimulationSummary:
     """Writes a folder in the KuaiLive-M3 layout with the project's additions.
 
     Args:
@@ -83,15 +81,14 @@ class _Simulation:
         self._authors = Authors(config.authors, self._states, behaviour, platform)
         users = Users(config.users, self._states, self._authors, behaviour, people)
         self._rooms = Rooms(self._authors, catalogue, behaviour, config.start_ms, rooms)
-        self._visits = Visits(
-            users, self._authors, self._states, self._rooms, behaviour, config.end_ms, visits
-        )
+        self._visits = Visits(users, self._authors, self._states, self._rooms, behaviour, config.end_ms, visits)
         self._engagement = Engagement(users, self._authors, catalogue, self._rooms, self._visits, behaviour, actions)
         self.log = SessionLog(users, self._rooms, texts)
         self._noise = noise
         self._buffers = {name: TimeOrderedBuffer(table.time) for name, table in TABLES.items() if table.time}
         self._impressions_per_ms = config.users * config.impressions_per_user_day / _DAY_MS
         self.block_ms = int(np.clip(_BLOCK_IMPRESSIONS / (_BUSIEST * self._impressions_per_ms), *_BLOCK_MS))
+        self._wanted = self._shown = self._asked = 0.0  # impressions due and shown, visits asked for
         self.room_events = 0
         writer.write("author", self._authors.profile(platform))
         for first in range(0, config.users, _ID_ROWS):
@@ -100,8 +97,14 @@ class _Simulation:
     def run_block(self, begin_ms: int, end_ms: int) -> None:
         """Simulates what starts in [begin_ms, end_ms), and writes what is final: all before `end_ms`."""
         self._buffers["product"].add(self._rooms.advance(end_ms + VISIT_MS))
-        share = self._impressions_per_ms * (end_ms - begin_ms) * float(activity(np.array((begin_ms + end_ms) // 2)))
-        impressions = self._visits.simulate(begin_ms, end_ms, share / _IMPRESSIONS_PER_VISIT)
+        # How much a visit shows follows from the process, so their number is steered by what they have shown so far.
+        hour = (begin_ms + end_ms) // 2
+        self._wanted += self._impressions_per_ms * (end_ms - begin_ms) * float(activity(np.array(hour)))
+        per_visit = (self._shown + _GUESS_WEIGHT * _FIRST_GUESS) / (self._asked + _GUESS_WEIGHT)
+        visits = max(self._wanted - self._shown, 0.0) / per_visit
+        impressions = self._visits.simulate(begin_ms, end_ms, visits)
+        self._asked += visits
+        self._shown += len(impressions.user)
         sessions = impressions.select(impressions.entered)
         for name, columns in self.log.rows(impressions, sessions, self._engagement.simulate(sessions)).items():
             self._buffers[name].add(columns)

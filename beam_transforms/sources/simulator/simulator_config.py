@@ -27,7 +27,7 @@ class SimulatorConfig:
     start_ms: int = 1_748_822_400_000  # 2025-06-02 00:00 UTC
     impressions_per_user_day: float = 46.0
     seed: int = 0
-    behaviour: Behaviour = Behaviour()
+    behaviour: Behaviour = dataclasses.field(default_factory=Behaviour)
 
     def __post_init__(self) -> None:
         for name in ("users", "authors", "duration_s", "impressions_per_user_day"):
@@ -44,9 +44,9 @@ class SimulatorConfig:
 
 PRESETS: dict[str, SimulatorConfig] = {
     # Three evening hours, about 10,000 events: for tests.
-    "tiny": SimulatorConfig(users=260, authors=24, duration_s=10_800, start_ms=1_748_887_200_000),
+    "tiny": SimulatorConfig(users=240, authors=24, duration_s=10_800, start_ms=1_748_887_200_000),
     # One day: about 1.5 million events, 300,000 impressions.
     "demo": SimulatorConfig(users=6_500, authors=420),
-    # Three days of four times as many users: about 18 million events.
+    # Three days of four times as many users: about 20 million events.
     "large": SimulatorConfig(users=30_000, authors=1_600, duration_s=3 * _DAY_S),
 }

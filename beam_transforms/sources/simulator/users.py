@@ -90,11 +90,14 @@ class Users:
 
         Memory of whom a user follows is of fixed size, whatever the length of the simulation.
         """
-        free = self._favourites[users] < 0
-        place = np.where(free.any(axis=1), free.argmax(axis=1), rng.integers(0, FAVOURITES, len(users)))
-        self._favourites[users, place] = authors
+        while len(users):
+            _, first = np.unique(users, return_index=True)  # a user who follows several authors fills several places
+            free = self._favourites[users[first]] < 0
+            place = np.where(free.any(axis=1), free.argmax(axis=1), rng.integers(0, FAVOURITES, len(first)))
+            self._favourites[users[first], place] = authors[first]
+            users, authors = np.delete(users, first), np.delete(authors, first)
 
     def stop_following(self, users: np.ndarray, authors: np.ndarray) -> None:
-        """The reverse of `start_following`."""
-        place = (self._favourites[users] == authors[:, None]).argmax(axis=1)
-        self._favourites[users, place] = -1
+        """The reverse of `start_following`; nothing changes for those who don't follow."""
+        row, place = np.nonzero(self._favourites[users] == authors[:, None])
+        self._favourites[users[row], place] = -1

@@ -102,9 +102,7 @@ class Visits:
             )
         )
 
-    def _show(
-        self, users: np.ndarray, now: np.ndarray, mood: np.ndarray, shown_last: np.ndarray
-    ) -> Impressions:
+    def _show(self, users: np.ndarray, now: np.ndarray, mood: np.ndarray, shown_last: np.ndarray) -> Impressions:
         """One impression for each of `users` (B,) at `now` (B,); room is -1 where no room is live."""
         behaviour, rooms, rng = self._behaviour, self._rooms, self._rng
         room, from_followed = self._choose(users, now, shown_last)
