@@ -40,7 +40,7 @@ def build_platform(seed):
     behaviour = Behaviour()
     now = 1_748_887_200_000
     states, catalogue = ContentStates(rng), Catalogue(rng)
-    authors = Authors(60, states, behaviour, rng)
+    authors = Authors(400, states, behaviour, rng)
     users = Users(3_000, states, authors, behaviour, rng)
     rooms = Rooms(authors, catalogue, behaviour, now - 2 * 3_600_000, rng)
     visits = Visits(users, authors, states, rooms, behaviour, now + 10 * 3_600_000, rng)

@@ -1,4 +1,4 @@
-"""The folder that a simulation writes: layout, agreement between tables, determinism, and that it is whole or absent."""
+"""The folder that a simulation writes: layout, agreement between tables, determinism, whole or absent."""
 
 import dataclasses
 from collections import Counter
