@@ -12,6 +12,7 @@ from beam_transforms.impressions import ActiveUserImpressions
 from beam_transforms.online_store import OnlineStore
 from beam_transforms.pipeline import build_examples
 from beam_transforms.schema import CHAT_SCHEMA, LIVE_SCHEMA, EventKind, schema_from_json
+from beam_transforms.sources.source import DeadLetter
 from beam_transforms.spans import SingleSpan, SpanPlan
 from tests.beam_transforms.event_logs import NOON_MS, MemorySource, event_rows, log, read_examples
 
@@ -144,6 +145,22 @@ def test_impressions_without_known_labels_are_counted_not_written(tmp_path):
     assert ((examples["timestamp_ms"] - NOON_MS) // 1000).tolist() == [0]
 
 
+def test_rows_that_can_not_be_read_are_kept_and_counted(tmp_path):
+    class Broken(MemorySource):
+        def read(self, partition):
+            yield DeadLetter("live_like.csv", 7, "user_id: expected a number >= 0, got 'x'", "x,1,2 – ü")
+            yield from super().read(partition)
+
+    events = _with(SEEN, END)
+    summary = build_examples(Broken(events, LIVE_SCHEMA), tmp_path, HOUR)
+    assert (summary.events, summary.dead_letters, summary.impressions) == (len(events["kind"]), 2, 1)
+    lines = (tmp_path / "dead_letters.jsonl").read_text().splitlines()
+    assert [json.loads(line)["line"] for line in lines] == [7, 7]
+    assert json.loads(lines[0])["text"] == "x,1,2 – ü"
+    build_examples(MemorySource(events, LIVE_SCHEMA), tmp_path, HOUR)
+    assert not (tmp_path / "dead_letters.jsonl").exists()
+
+
 def test_a_second_run_leaves_nothing_of_the_first(tmp_path):
     _build(_with(SEEN, END), tmp_path)
     moved = _with(SEEN, END)
@@ -170,7 +187,7 @@ def test_only_rooms_that_opened_and_did_not_end_are_in_the_store(tmp_path):
     summary, _ = _build(_with(rooms, SEEN, END), tmp_path / "examples", **arguments)
     store = OnlineStore(tmp_path / "store")
     assert store.live_ids.tolist() == [19, 31] and summary.live_rooms == 2
-    with pytest.raises(ValueError, match="no features stored for {'live_id': 30}"):
+    with pytest.raises(ValueError, match=r"no features stored for \{.live_id.: 30\}"):
         store.request(5, [30])
     store.close()
     _build(_with(SEEN, END), tmp_path / "examples", **(arguments | {"as_of_ms": NOON_MS + 700_000}))
