@@ -63,7 +63,7 @@ class WriteExamples(beam.PTransform):
             "span": span,
             "begin_ms": self._plan.begin_ms(span),
             "end_ms": self._plan.begin_ms(span + 1),
-            "eval_begin_ms": int(self._plan.eval_begin_ms(np.int64(span))),
+            "eval_begin_ms": int(self._plan.eval_begin_ms(np.array([span]))[0]),
             "newest_event_ms": max(count["newest_event_ms"] for count in counts),
             "train": sum(count["train"] for count in counts),
             "eval": sum(count["eval"] for count in counts),

@@ -101,9 +101,9 @@ class _Side(beam.DoFn):
         self.schema = schema
 
     def process(self, group: tuple[int, Iterable[pa.RecordBatch]], watermark_ms: int = 0) -> Iterator[pa.RecordBatch]:
-        events, impressions = [], []
-        for batch in group[1]:
-            (events if "kind" in batch.schema.names else impressions).append(batch)
+        batches = list(group[1])
+        events = [batch for batch in batches if "kind" in batch.schema.names]
+        impressions = [batch for batch in batches if "kind" not in batch.schema.names]
         if impressions:
             distinct = distinct_impressions(impressions)
             yield to_batch(self.features(event_columns(events, self.schema.deduplicate), distinct, watermark_ms))

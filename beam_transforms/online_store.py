@@ -35,7 +35,7 @@ class OnlineStore:
         if readonly and not (path / "data.mdb").exists():
             raise ValueError(f"{path}: no online store here; `foresight examples --store {path}` writes one")
         path.mkdir(parents=True, exist_ok=True)
-        self._parsed: tuple[bytes, dict] = (b"", {})
+        self._parsed: tuple[bytes | None, dict] = (None, {})
         try:
             self._environment = lmdb.open(str(path), map_size=_MAP_SIZE, readonly=readonly)
             with self._environment.begin() as transaction:
@@ -118,7 +118,7 @@ class OnlineStore:
 
     def _head(self) -> dict:
         with self._environment.begin() as transaction:
-            head = transaction.get(_HEAD)
+            head = transaction.get(_HEAD, b"{}")
         if head != self._parsed[0]:
             self._parsed = (head, json.loads(head))
         return self._parsed[1]

@@ -153,6 +153,9 @@ CONTEXT_COLUMNS = ("room_age_s", "hour_sin", "hour_cos")
 """Entries of the feature `context`: seconds since the room opened, and the UTC time of day on the unit circle."""
 
 
+_ROLES: dict[tuple[str, ...], str] = {("user_id",): "user", ("author_id",): "room", ("live_id",): "room"}
+
+
 @dataclasses.dataclass(frozen=True)
 class RankingSchema:
     """Everything that depends on what a source of events can tell: metrics, tasks, histories, lengths."""
@@ -203,7 +206,7 @@ class RankingSchema:
                     history.feature_name,
                     "float32",
                     (len(history.columns),),
-                    {("user_id",): "user", ("author_id",): "room", ("live_id",): "room"}.get(history.key, "context"),
+                    _ROLES.get(history.key, "context"),
                 )
                 for history in self.histories
             ),

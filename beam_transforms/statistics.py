@@ -150,9 +150,10 @@ def event_columns(batches: list[pa.RecordBatch], deduplicate: bool) -> Columns:
 def _running_total(change: np.ndarray, live_id: np.ndarray) -> np.ndarray:
     """Cumulative sum that starts again with each room; never below zero (an exit whose entry isn't in the log)."""
     total = np.cumsum(change)
-    starts = np.flatnonzero(np.concatenate([[True], live_id[1:] != live_id[:-1]])) if len(live_id) else []
+    fresh = np.ones(len(live_id), dtype=bool)
+    fresh[1:] = live_id[1:] != live_id[:-1]
     before = np.zeros(len(change), dtype=total.dtype)
-    before[starts] = np.concatenate([[0], np.diff(total[np.array(starts, dtype=int)] - change[starts])])
+    before[fresh] = np.diff(total[fresh] - change[fresh], prepend=0)
     return np.maximum(total - np.cumsum(before), 0)
 
 

@@ -17,13 +17,18 @@ from keras_models.statistic_forecaster import StatisticForecaster
 class LiveRanker(keras.Model):
     """Scores (user, room) pairs on several tasks, knowing what the room is about to show.
 
-        foresight = stop_gradient([flatten(forecast) ; flatten(encoding)])           variant "statistic"
-        x = [user ; author ; target attention over entered authors ; soft buckets(dense features) ; foresight]
+        foresight = stop_gradient([flatten(forecast) ; level ; flatten(encoding)])           variant "statistic"
+        x = [user ; author ; target attention over entered authors ; affinities ; dense features ; foresight]
+        affinities = scale [<user, author> ; <sum of entered authors / sqrt(1 + their number), author>]
         p_k = sigmoid(tower_k(sum_i softmax(W_k x)_i expert_i(x)))
 
     The forecaster trains itself beside the ranker: its loss is added in `call`, and no gradient of the ranking losses
     reaches it. It sees room-side features only, so `call` is the same as `forecast` once a room and window, and `rank`
     once a user. Counts, the forecast's too, are compressed and standardised by the ranker's own running statistics.
+
+    Two departures from the papers. The window's level (latest counts, mean, deviation) goes along with the forecast,
+    because the encoding is that of a normalised window and doesn't tell a busy room from a quiet one. The affinities
+    give taste as dot products: from concatenated ids alone, experts learn it only after far more examples.
 
     All children are built by the constructor: weights can be loaded before anything was called.
 
@@ -40,13 +45,14 @@ class LiveRanker(keras.Model):
 
     def build(self, input_shape=None) -> None:
         """Builds every child; shapes follow from the configuration, so `input_shape` isn't looked at."""
-        if self.built:
+        if getattr(self, "built", False):
             return
         config, policy = self.config, self.dtype_policy
         width = config.embedding_dim
 
         def table(bins, name):
-            layer = HashedEmbedding(bins, width, embeddings_initializer=_SMALL, dtype=policy, name=name)
+            initializer = keras.initializers.RandomNormal(stddev=config.embedding_stddev)
+            layer = HashedEmbedding(bins, width, embeddings_initializer=initializer, dtype=policy, name=name)
             layer.build((None,))
             return layer
 
@@ -63,13 +69,10 @@ class LiveRanker(keras.Model):
         self.dense_normalization.build((None, dense_width))
         self.dense_buckets = SoftBuckets(config.bucket_steps, dtype=policy, name="dense_buckets")
         self.dense_buckets.build((None, dense_width))
-        import os
-        X=os.environ.get('INTER','')
-        ex=0 if not X else 2*width if 's' not in X and 'o' not in X else 2*width+2 if 's' in X else 2
-        total = ex + 3 * width + dense_width * (1 + config.bucket_steps)
+        total = 3 * width + 2 + dense_width * (1 + config.bucket_steps)
         if config.variant == "statistic":
             self._build_foresight()
-            total += config.horizon * config.metrics + config.foresight_units
+            total += config.level_size + config.foresight_units
         self.experts = MultiGateMixtureOfExperts(
             len(config.tasks), config.experts, config.expert_units, dtype=policy, name="experts"
         )
@@ -85,7 +88,6 @@ class LiveRanker(keras.Model):
             name="logits",
         )
         self.logits.build((None, len(config.tasks), config.tower_units))
-        self.built = True
 
     def _build_foresight(self) -> None:
         config, policy = self.config, self.dtype_policy
@@ -100,10 +102,14 @@ class LiveRanker(keras.Model):
             name="forecaster",
         )
         self.forecaster.build({name: (None, *shape) for name, shape in config.room_shapes.items()})
-        self.forecast_normalization = RunningNormalization(dtype=policy, name="forecast_normalization")
-        self.forecast_normalization.build((None, config.horizon * config.metrics))
+        self.level_normalization = RunningNormalization(dtype=policy, name="level_normalization")
+        self.level_normalization.build((None, config.level_size))
         self.encoding_layer = keras.layers.Dense(
-            config.foresight_units, activation="relu", kernel_initializer="he_uniform", dtype=policy, name="encoding_layer"
+            config.foresight_units,
+            activation="relu",
+            kernel_initializer="he_uniform",
+            dtype=policy,
+            name="encoding_layer",
         )
         self.encoding_layer.build((None, config.metrics * config.model_width))
 
@@ -126,7 +132,8 @@ class LiveRanker(keras.Model):
         """Foresight of rooms, from `statistic_sequence` (B, T, N) and `statistic_mask` (B, T) alone.
 
         Returns:
-            {"foresight": (B, F)}, float32: the forecast of raw counts (H x N), then the encoding (N x D), flattened.
+            {"foresight": (B, F)}, float32, flattened: the forecast of raw counts (H x N), the level of the window that
+            it was made from (3 x N, see `StatisticForecaster.level`), and the encoding (N x D).
 
         Raises:
             ValueError: In the variant "base", which has no forecaster.
@@ -134,10 +141,13 @@ class LiveRanker(keras.Model):
         config = self.config
         if config.variant == "base":
             raise ValueError('the variant "base" has no forecaster; build the ranker with variant="statistic"')
-        forecast, encoding = self.forecaster({name: inputs[name] for name in config.room_shapes}, training=training)
+        room = {name: inputs[name] for name in config.room_shapes}
+        forecast, encoding = self.forecaster(room, training=training)
+        raw = ops.concatenate([forecast, self.forecaster.level(room)], axis=1)
+        encoding = ops.cast(encoding, "float32")
         parts = [
-            ops.reshape(forecast, (-1, config.horizon * config.metrics)),
-            ops.reshape(ops.cast(encoding, "float32"), (-1, config.metrics * config.model_width)),
+            ops.reshape(raw, (-1, config.level_size)),
+            ops.reshape(encoding, (-1, config.metrics * config.model_width)),
         ]
         return {"foresight": ops.stop_gradient(ops.concatenate(parts, axis=-1))}
 
@@ -147,38 +157,34 @@ class LiveRanker(keras.Model):
 
     def _score(self, inputs, training):
         config = self.config
-        ids = ops.stack([self.user_embedding(inputs["user_id"]), self.author_embedding(inputs["author_id"])], axis=1)
-        history = inputs["entered_authors"]
-        interest = self.history_attention(
-            ids[:, 1], self.author_embedding(history), keys_mask=self.author_embedding.compute_mask(history)
-        )
-        import os
-        X=os.environ.get('INTER','')
-        if X:
-            valid = ops.cast(ops.expand_dims(self.author_embedding.compute_mask(history), -1), interest.dtype)
-            hist = ops.sum(self.author_embedding(history), axis=1) / ops.sqrt(1+ops.sum(valid, axis=1))
-            a=ids[:, 1]; u=ids[:,0]
-            inter=[u*a, hist*a]
-            if 's' in X: inter=inter+[ops.sum(v,axis=-1,keepdims=True) for v in inter]
-            if 'o' in X: inter=[ops.sum(v,axis=-1,keepdims=True)  for v in inter]
-            if 'n' in X: inter=[v*float(X.strip('nso')) for v in inter]
-        ids = self.id_dropout(ids, training=training)
+        user, author = self.user_embedding(inputs["user_id"]), self.author_embedding(inputs["author_id"])
+        entered = self.author_embedding(inputs["entered_authors"])
+        is_entry = self.author_embedding.compute_mask(inputs["entered_authors"])
+        interest = self.history_attention(author, entered, keys_mask=is_entry)
+        ids = self.id_dropout(ops.stack([user, author], axis=1), training=training)
         dense = ops.concatenate([ops.cast(inputs[name], "float32") for name in config.dense_features], axis=-1)
         parts = [
             ops.reshape(ids, (-1, 2 * config.embedding_dim)),
             interest,
-            *(inter if X else []),
+            self._affinities(ids, entered, is_entry),
             self.dense_buckets(self.dense_normalization(dense, training=training)),
         ]
         if config.variant == "statistic":
-            split = config.horizon * config.metrics
-            foresight = inputs["foresight"]
-            parts.append(self.forecast_normalization(foresight[:, :split], training=training))
-            parts.append(self.encoding_layer(foresight[:, split:]))
+            level, encoding = ops.split(inputs["foresight"], [config.level_size], axis=-1)
+            parts.append(self.level_normalization(level, training=training))
+            parts.append(self.encoding_layer(ops.cast(encoding, self.compute_dtype)))
         mixed = self.tower_dropout(self.experts(ops.concatenate(parts, axis=-1)), training=training)
         logits = ops.cast(self.logits(self.towers(mixed)), "float32")
         # The sigmoid comes last, so that the loss finds the logits behind it and stays exact at both ends.
         return {task: keras.activations.sigmoid(logits[:, k]) for k, task in enumerate(config.tasks)}
+
+    def _affinities(self, ids, entered, is_entry):
+        """(B, 2) dot products of the author's vector with the user's and with that of the user's history."""
+        entries = ops.sum(ops.cast(is_entry, entered.dtype), axis=1, keepdims=True)
+        history = ops.sum(entered, axis=1) * ops.rsqrt(1 + entries)
+        tastes = ops.stack([ids[:, 0], history], axis=1)
+        # Vectors are small at start, so that ids not seen yet say little; without the scale so would the products.
+        return ops.sum(tastes * ids[:, 1:], axis=-1) * self.config.affinity_scale
 
     def compile_defaults(self, learning_rate: float = 2e-3, steps: int | None = None) -> None:
         """Compiles with Adam and one binary cross-entropy a task, weights and masks coming in as sample weights.
@@ -198,10 +204,11 @@ class LiveRanker(keras.Model):
         )
 
     def compute_output_shape(self, input_shape):
-        return {task: (input_shape["user_id"][0], 1) for task in self.config.tasks}
+        return dict.fromkeys(self.config.tasks, (input_shape["user_id"][0], 1))
 
     def get_config(self) -> dict:
-        return {"config": self.config.to_dict(), "dtype": keras.dtype_policies.serialize(self.dtype_policy), "name": self.name}
-
-
-_SMALL = keras.initializers.RandomNormal(stddev=0.01)
+        return {
+            "config": self.config.to_dict(),
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "name": self.name,
+        }

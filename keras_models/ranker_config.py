@@ -24,6 +24,8 @@ class RankerConfig:
         embedding_dim: Width of an id's vector.
         embedding_dropout: Rate at which a whole id vector is dropped in training: what keeps ids from being learned by
             heart, and what teaches the ranker to answer for users and authors it hasn't seen.
+        embedding_stddev: Of the ids' vectors at start.
+        affinity_scale: Factor of the dot products between ids' vectors; see `LiveRanker`.
         bucket_steps: Smooth steps into which each dense feature is cut.
         attention_units: Hidden widths of the target attention.
         experts: Number of experts.
@@ -50,6 +52,8 @@ class RankerConfig:
     author_bins: int = 20_000
     embedding_dim: int = 16
     embedding_dropout: float = 0.1
+    embedding_stddev: float = 0.02
+    affinity_scale: float = 30.0
     bucket_steps: int = 8
     attention_units: tuple[int, ...] = (32,)
     experts: int = 4
@@ -82,8 +86,13 @@ class RankerConfig:
 
     @property
     def foresight_size(self) -> int:
-        """F, width of the foresight vector: the forecast (H x N) and the encoding (N x D), flattened."""
-        return 0 if self.variant == "base" else self.metrics * (self.horizon + self.model_width)
+        """F, width of the foresight vector: its level part and the encoding (N x D), flattened."""
+        return 0 if self.variant == "base" else self.level_size + self.metrics * self.model_width
+
+    @property
+    def level_size(self) -> int:
+        """Width of what a foresight vector says in raw counts: the forecast (H x N) and the window's level (3 x N)."""
+        return self.metrics * (self.horizon + 3)
 
     @property
     def room_shapes(self) -> dict[str, tuple[int, ...]]:

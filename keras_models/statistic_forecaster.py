@@ -134,9 +134,16 @@ class StatisticForecaster(keras.Model):
         projected = ops.transpose(self.projection(encoding), (0, 2, 1))
         return self.normalization.inverse(projected, mean, deviation), encoding
 
+    def level(self, inputs):
+        """Latest counts, mean and deviation (B, 3, N) of the window from which `call` forecasts, raw, in float32."""
+        sequence, mask = inputs["statistic_sequence"], inputs["statistic_mask"]
+        _, mean, deviation = self.normalization(sequence[:, self.horizon :], mask=mask[:, self.horizon :])
+        return ops.concatenate([ops.cast(sequence[:, -1:], "float32"), mean, deviation], axis=1)
+
     def _self_supervised_loss(self, sequence, mask):
         sequence, mask = ops.cast(sequence, "float32"), ops.cast(mask, "float32")
-        window, window_mask, target = sequence[:, : -self.horizon], mask[:, : -self.horizon], sequence[:, -self.horizon :]
+        window, window_mask = sequence[:, : -self.horizon], mask[:, : -self.horizon]
+        target = sequence[:, -self.horizon :]
         counts = ops.max(window_mask, axis=1)
         counts = counts / ops.maximum(ops.sum(counts), 1.0)
         forecast, _ = self.forecast(window, window_mask, training=True)
@@ -175,7 +182,8 @@ class StatisticForecaster(keras.Model):
         sequence, mask = sequence[keep], mask[keep]
         if not len(sequence):
             return {"model": float("nan"), "mean": float("nan"), "latest": float("nan")}
-        window, window_mask, target = sequence[:, : -self.horizon], mask[:, : -self.horizon], sequence[:, -self.horizon :]
+        window, window_mask = sequence[:, : -self.horizon], mask[:, : -self.horizon]
+        target = sequence[:, -self.horizon :]
         forecast = np.concatenate(
             [
                 ops.convert_to_numpy(

@@ -1,8 +1,6 @@
 """Commands of `tfx_pipeline`: `foresight pipeline`."""
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,20 +25,21 @@ def pipeline(config_file: Path, span: int, as_json: bool) -> None:
 
     A rejected model isn't pushed; the reason is printed, and the exit code is 0: the pipeline did its work.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from tfx_pipeline.config import load_config
+    from tfx_pipeline.library_log import library_log
     from tfx_pipeline.local_runner import run_pipeline
 
-    interactive = sys.stderr.isatty()
-
-    def show(component: str) -> None:
-        if interactive:
-            click.echo(f"  {component}", err=True)
-
     try:
-        result = run_pipeline(load_config(config_file), span, show)
+        config = load_config(config_file)
+        with library_log(config.pipeline_root / "log.txt") as terminal:
+
+            def show(component: str) -> None:
+                if terminal.isatty():
+                    click.echo(f"  {component}", file=terminal)
+
+            result = run_pipeline(config, span, show)
     except (OSError, RuntimeError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException("\n".join([str(error), *getattr(error, "__notes__", ())])) from error
     click.echo(json.dumps(result.to_json()) if as_json else describe(result))
 
 

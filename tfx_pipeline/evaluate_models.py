@@ -10,14 +10,11 @@ from beam_transforms.schema import RankingSchema
 from tfx_pipeline.config import GateConfig
 from tfx_pipeline.evaluation import evaluate
 from tfx_pipeline.example_dataset import example_files
+from tfx_pipeline.file_names import EVALUATION_FILE, EXTRA_FOLDER, PREDICTIONS_FILE, TRAINING_FILE
 from tfx_pipeline.gate import decide
-from tfx_pipeline.model_files import EXTRA_FOLDER, TRAINING_FILE
 from tfx_pipeline.scoring import ExportedModel, ModelUnusableError, score_models
 from tfx_pipeline.spans import read_manifest, read_schema
 from tfx_pipeline.tfma_result import write_tfma_result
-
-EVALUATION_FILE = "evaluation.json"
-PREDICTIONS_FILE = "predictions.parquet"
 
 
 def evaluate_models(

@@ -12,7 +12,7 @@ import filelock
 
 from beam_transforms.schema import RankingSchema
 from tfx_pipeline.config import PipelineConfig
-from tfx_pipeline.evaluate_models import EVALUATION_FILE
+from tfx_pipeline.file_names import EVALUATION_FILE
 from tfx_pipeline.gate import require_tasks
 from tfx_pipeline.pipeline_result import PipelineResult
 from tfx_pipeline.ranker_settings import ranker_config
@@ -113,19 +113,21 @@ def _result(run: "dict[str, ComponentRun]") -> PipelineResult:
 
 @contextlib.contextmanager
 def _quiet(progress: Callable[[str], None] | None) -> Iterator[None]:
-    """Lets errors of TFX through only, and tells `progress` which component starts: the runner just logs it."""
+    """Lets only errors of TFX and TensorFlow through; tells `progress` which component starts, which is just logged."""
 
     def listen(record: logging.LogRecord) -> bool:
         if progress is not None and record.msg == "Component %s is running." and isinstance(record.args, tuple):
             progress(str(record.args[0]))
         return record.levelno >= logging.ERROR
 
-    # By absl's own function: TensorFlow changes the level for a while and then restores what that one has set.
-    logger, verbosity = logging.getLogger("absl"), absl.logging.get_verbosity()
-    logger.addFilter(listen)
+    # The level by absl's own function: TensorFlow changes it for a while and then restores what that one has set.
+    loggers, verbosity = [logging.getLogger("absl"), logging.getLogger("tensorflow")], absl.logging.get_verbosity()
+    for logger in loggers:
+        logger.addFilter(listen)
     absl.logging.set_verbosity(absl.logging.INFO)
     try:
         yield
     finally:
-        logger.removeFilter(listen)
+        for logger in loggers:
+            logger.removeFilter(listen)
         absl.logging.set_verbosity(verbosity)

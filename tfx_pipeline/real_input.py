@@ -139,7 +139,7 @@ def split_time(source: Source) -> int:
 
 def _only_tells_actions(source: Source) -> bool:
     """Whether impressions have to be derived: no metric and no task of the schema knows them."""
-    kinds = {item.kind for item in (*source.schema.metrics, *source.schema.tasks)}
+    kinds = {metric.kind for metric in source.schema.metrics} | {task.kind for task in source.schema.tasks}
     return not kinds & {EventKind.EXPOSURE, EventKind.ENTER, EventKind.LEAVE}
 
 
@@ -150,7 +150,7 @@ def _pipeline_config(config: RunConfig, variant: str) -> PipelineConfig:
         model_dir=config.out / "models",
         model_name=f"ranker_{variant}",
         model={"variant": variant},
-        training=TrainingConfig(epochs=config.epochs, seed=config.seed),
+        training=TrainingConfig(epochs=config.epochs, batch_size=512, shuffle_examples=100_000, seed=config.seed),
     )
 
 

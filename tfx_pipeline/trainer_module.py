@@ -18,7 +18,7 @@ from keras_models.ranker import LiveRanker
 from keras_models.ranker_config import RankerConfig
 from tfx_pipeline.config import TrainingConfig
 from tfx_pipeline.example_dataset import example_batches, training_batches
-from tfx_pipeline.model_files import EXTRA_FOLDER, RANKER_FILE, TRAINING_FILE, WEIGHTS_FILE
+from tfx_pipeline.file_names import EXTRA_FOLDER, RANKER_FILE, TRAINING_FILE, WEIGHTS_FILE
 from tfx_pipeline.ranker_settings import ranker_config
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ def train_and_export(
     with warnings.catch_warnings():
         # Keras takes the end of the first epoch for a shortage, because it can't know how many examples there are.
         warnings.filterwarnings("ignore", message="Your input ran out of data")
-        history = ranker.fit(batches, epochs=training.epochs, shuffle=False, verbose=0)
+        halved = keras.callbacks.LearningRateScheduler(lambda epoch: training.learning_rate * 0.5**epoch)
+        history = ranker.fit(batches, epochs=training.epochs, shuffle=False, verbose=0, callbacks=[halved])
     report = {
         "trained_ns": time.time_ns(),
         "warm_start": weights is not None,

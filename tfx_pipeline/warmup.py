@@ -11,7 +11,7 @@ from beam_transforms.schema import RankingSchema
 from keras_models.ranker_config import RankerConfig
 from serving.tensors import predict_request
 from tfx_pipeline.example_dataset import parse
-from tfx_pipeline.model_files import EXTRA_FOLDER, RANKER_FILE
+from tfx_pipeline.file_names import EXTRA_FOLDER, RANKER_FILE
 
 
 def warmup_requests(

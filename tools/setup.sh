@@ -49,6 +49,7 @@ echo "setup: installing the pinned packages into .venv (the first time 1 GB to d
 .venv/bin/uv pip sync --quiet --python .venv/bin/python --python-platform x86_64-manylinux_2_39 \
     --require-hashes --build-constraints requirements.lock --compile-bytecode requirements.lock
 .venv/bin/python tools/relax_glibc.py
-.venv/bin/uv pip install --quiet --python .venv/bin/python --no-index --no-deps --no-build-isolation --editable .
+.venv/bin/uv pip install --quiet --python .venv/bin/python --no-index --no-deps --no-build-isolation \
+    --config-settings editable_mode=compat --editable .
 .venv/bin/python -m compileall -q beam_transforms keras_models tfx_pipeline serving foresight.py
 touch .venv/ready

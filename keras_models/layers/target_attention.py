@@ -81,6 +81,9 @@ class TargetAttention(keras.layers.Layer):
             weights = weights * ops.cast(ops.expand_dims(keys_mask, -1), weights.dtype)
         return ops.sum(weights * keys, axis=1)
 
+    def compute_mask(self, query, mask=None):
+        return None  # the axis that the mask was for is gone
+
     def compute_output_shape(self, query_shape, keys_shape):
         return tuple(query_shape)
 

@@ -23,7 +23,7 @@ def test_inputs_of_the_signatures():
         "context": ("float32", (3,)),
         "user_counts": ("float32", (4,)),
     }
-    assert config.foresight_size == 3 * (2 + 8)
+    assert config.foresight_size == 3 * (2 + 3 + 8)
     assert set(config.rank_shapes) == set(config.input_shapes) - set(config.room_shapes) | {"foresight"}
     base = small_config(variant="base")
     assert set(base.rank_shapes) == set(base.input_shapes) - set(base.room_shapes)

@@ -76,7 +76,9 @@ def test_json_is_one_object(run):
 def test_an_error_ends_with_its_text_and_no_traceback(run, error):
     outcome = run(error)
     assert outcome.exit_code == 1
-    assert outcome.output.strip() == f"Error: {error}"
+    assert outcome.output.startswith(f"Error: {error}\n")
+    assert "Traceback" not in outcome.output
+    assert "pipeline/log.txt" in outcome.output
 
 
 def test_a_wrong_configuration_ends_with_its_text(run):

@@ -42,7 +42,11 @@ def config(tmp_path_factory, write_span) -> PipelineConfig:
     settings = {
         "model": {"user_bins": 100, "author_bins": 100, "expert_units": [32, 16], "experts": 2},
         "training": {"epochs": 4, "batch_size": 128, "learning_rate": 0.005},
-        "gate": {"resamples": 100},
+        "gate": {
+            "smallest_value": {"auc": {"*": 0.6}},
+            "largest_loss": {"auc": {"*": 0.05}, "gauc": {"*": 0.05}},
+            "resamples": 100,
+        },
     }
     (folder / "pipeline.yaml").write_text(yaml.safe_dump(settings))
     return load_config(folder / "pipeline.yaml")

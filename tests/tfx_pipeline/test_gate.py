@@ -1,6 +1,8 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tfx_pipeline.config import GateConfig
 from tfx_pipeline.gate import BLESSED, REJECTED, decide
@@ -84,3 +86,12 @@ def test_an_undefined_interval_proves_no_loss():
 def test_a_threshold_for_a_task_that_does_not_exist_is_an_error():
     with pytest.raises(ValueError, match=r"smallest_value: auc has thresholds for \['gtr'\]; the tasks are \['ctr'\]"):
         decide({"ctr": figures()}, GateConfig(smallest_value={"auc": {"gtr": 0.9}}), "first")
+
+
+@given(auc=st.floats(0, 1), better=st.floats(0, 1), high=st.floats(-1, 1), higher=st.floats(-1, 1))
+def test_a_better_model_is_never_rejected_where_a_worse_one_is_blessed(auc, better, high, higher):
+    def blessed(auc: float, high: float) -> bool:
+        gauc = {"value": high - 0.1, "low": high - 0.2, "high": high}
+        return decide({"ctr": figures(auc, difference={"auc": NO_LOSS, "gauc": gauc, "uauc": NO_LOSS})}, gate()).blessed
+
+    assert blessed(max(auc, better), max(high, higher)) or not blessed(auc, high)

@@ -14,9 +14,8 @@ from tfx.utils import path_utils
 from serving.publisher import publish, published_versions
 from tfx_pipeline.components.latest_pushed_model_strategy import MODEL_ID_PROPERTY
 from tfx_pipeline.config import METRICS
-from tfx_pipeline.evaluate_models import EVALUATION_FILE
 from tfx_pipeline.example_dataset import example_files
-from tfx_pipeline.model_files import EXTRA_FOLDER, TRAINING_FILE
+from tfx_pipeline.file_names import EVALUATION_FILE, EXTRA_FOLDER, TRAINING_FILE
 from tfx_pipeline.spans import read_schema
 from tfx_pipeline.warmup import warmup_requests
 

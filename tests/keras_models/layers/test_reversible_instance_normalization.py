@@ -67,7 +67,7 @@ def test_statistics_carry_no_gradient():
 
 def test_large_counts_survive_float16():
     series = np.array([[[100_000.0], [300_000.0]]], np.float32)
-    normalized, mean, deviation = ReversibleInstanceNormalization(dtype="mixed_float16")(series)
+    normalized, mean, _ = ReversibleInstanceNormalization(dtype="mixed_float16")(series)
     np.testing.assert_allclose(normalized[0, :, 0], [-1.0, 1.0], rtol=1e-3)
     np.testing.assert_allclose(mean[0, 0], [200_000.0])
 

@@ -30,7 +30,7 @@ def test_a_missing_file_is_noticed(files):
         _require_records(files[:1], 30)
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-7], lambda data: data[:50] + b"\0" + data[51:]])
+@pytest.mark.parametrize("damage", [lambda data: data[:-7], lambda data: data[:50] + bytes([data[50] ^ 1]) + data[51:]])
 def test_a_damaged_file_is_named(files, damage):
     files[1].write_bytes(damage(files[1].read_bytes()))
     with pytest.raises(ValueError, match=r"b.tfrecord is damaged: .*; write its span again"):

@@ -1,0 +1,79 @@
+"""The demo's whole road on two small simulated spans."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import filelock
+import psutil
+import pytest
+from rich.console import Console
+
+from beam_transforms.sources.simulator.simulator_config import PRESETS
+from tfx_pipeline.config import GateConfig
+
+SMALL = dataclasses.replace(PRESETS["tiny"], users=600, authors=30, duration_s=14_400)
+ANY = GateConfig(smallest_value={"auc": {"*": 0.0}}, largest_loss={})
+
+
+@pytest.mark.e2e
+def test_two_spans_are_trained_pushed_and_ranked_with(tmp_path):
+    from tfx_pipeline.demo import run_demo
+
+    for _ in range(2):  # a second call over the first one's folder is as good
+        with (tmp_path / "account.txt").open("w") as account:
+            run_demo(tmp_path / "demo", SMALL, Console(file=account, width=100), ANY)
+        summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
+        first, second = summary["spans"]
+        assert second["span"] == first["span"] + 1
+        assert (first["decision"], first["version"], second["decision"], second["version"]) == (
+            "blessed",
+            1,
+            "blessed",
+            2,
+        )
+        assert first["reasons"] and second["reasons"]
+        for span in summary["spans"]:
+            assert set(span["tasks"]) == {"ctr", "evtr", "lvtr", "ltr", "cmtr", "wtr", "shtr", "gtr", "cvr"}
+            assert set(span["tasks"]["ctr"]) == {"auc", "gauc", "uauc", "users_left_out"}
+            assert 0 < span["tasks"]["ctr"]["auc"] < 1
+            assert set(span["forecast_mse"]) == {"model", "mean", "latest"}
+        assert summary["wall_seconds"] > 0 and 100 < summary["peak_rss_mb"] < 4000
+        assert sum(stage["seconds"] for stage in summary["stages"]) == pytest.approx(summary["wall_seconds"], rel=0.1)
+        before, after = summary["rank"]
+        assert (before["version"], after["version"]) == (1, 2)
+        assert before["user_id"] == after["user_id"]
+        assert {room["live_id"] for room in before["rooms"]} and before["rooms"] != after["rooms"]
+        assert set(before["rooms"][0]["scores"]) == set(first["tasks"])
+        assert "<svg" in (tmp_path / "demo" / "report.html").read_text()
+        assert "blessed" in (tmp_path / "account.txt").read_text()
+
+
+@pytest.mark.slow
+def test_a_second_demo_in_the_same_folder_is_refused(tmp_path):
+    from tfx_pipeline.demo import run_demo
+
+    with filelock.FileLock(tmp_path / ".lock"), pytest.raises(RuntimeError, match="another demo is running"):
+        run_demo(tmp_path, SMALL, Console(file=None, quiet=True), ANY)
+
+
+@pytest.mark.e2e
+def test_an_interrupt_leaves_no_process(tmp_path):
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "foresight", "demo", "--out", str(tmp_path)]
+    demo = subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 240
+    while not (tmp_path / "data").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(3)
+    children = psutil.Process(demo.pid).children(recursive=True)
+    demo.send_signal(signal.SIGINT)
+    _, error = demo.communicate(timeout=120)
+    assert demo.returncode != 0
+    assert "Traceback" not in error, error
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
