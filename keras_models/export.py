@@ -17,8 +17,8 @@ def export_ranker(model: LiveRanker, path: str | Path) -> None:
     - `rank`: `config.rank_shapes` by name, `foresight` among them -> the same as `serving_default`.
 
     `ExportArchive` is used because what `tf.saved_model.save` makes of a Keras 3 model fails in the C++ loader of
-    TensorFlow Serving. The model isn't tracked: the endpoints bring their variables along, and tracking it as well
-    would store each of them twice.
+    TensorFlow Serving. The model isn't tracked, which would store each variable twice; its weights are a collection of
+    the archive instead, so that `weights/i` in the variables bundle is `model.weights[i]` in every export.
 
     Args:
         model: The ranker.
@@ -47,6 +47,8 @@ def export_ranker(model: LiveRanker, path: str | Path) -> None:
         room = {name: ("float32", shape) for name, shape in config.room_shapes.items()}
         archive.add_endpoint("forecast", lambda inputs: model.forecast(inputs, training=False), [_specs(room)])
     archive.add_endpoint("rank", lambda inputs: _by_task(model.rank(inputs)), [_specs(config.rank_shapes)])
+    # TensorFlow's variables, not Keras's around them: the endpoints hold the same objects, and each is stored once.
+    archive.add_variable_collection("weights", [weight.value for weight in model.weights])
     archive.write_out(str(path), verbose=False)
 
 

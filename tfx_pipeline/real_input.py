@@ -26,6 +26,7 @@ from tfx_pipeline.stages import Stages
 from tfx_pipeline.trees import tree_scores
 
 _TRAIN_SHARE = 0.8
+_EMBEDDING_DROPOUT = 0.3  # several passes over one log learn ids by heart sooner than a stream that is seen once
 _FIGURES = ("auc", "gauc", "uauc")
 
 
@@ -62,8 +63,8 @@ def run_real_input(config: RunConfig, stages: Stages) -> dict[str, Any]:
         {"source", "notes", "events", "dead_letters", "impressions", "train", "eval", "forecast_mse", "tasks": {task:
         {variant or "trees": {"auc", "gauc", "uauc"}, "difference", "difference_to_trees": {metric: {"value", "low",
         "high"}}}}, "pushed": {variant: {"decision", "version", "reasons"}}, "stages", "wall_seconds"}. `difference` is
-        the last variant minus `base`, `difference_to_trees` the last variant minus the trees, with 95 % intervals of the
-        paired bootstrap over users.
+        the last variant minus `base`, `difference_to_trees` the last variant minus the trees, with 95 % intervals of
+        the paired bootstrap over users.
 
     Raises:
         ValueError: If the input can't be used; the message says why.
@@ -149,7 +150,7 @@ def _pipeline_config(config: RunConfig, variant: str) -> PipelineConfig:
         pipeline_root=config.out / "pipeline" / variant,
         model_dir=config.out / "models",
         model_name=f"ranker_{variant}",
-        model={"variant": variant},
+        model={"variant": variant, "embedding_dropout": _EMBEDDING_DROPOUT},
         training=TrainingConfig(epochs=config.epochs, batch_size=512, shuffle_examples=100_000, seed=config.seed),
     )
 

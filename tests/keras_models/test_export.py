@@ -28,7 +28,7 @@ class Exported:
         ranker.fit(self.inputs, labels, epochs=3, verbose=0)
         self.scores = {task: keras.ops.convert_to_numpy(score)[:, 0] for task, score in ranker(self.inputs).items()}
         export_ranker(ranker, self.folder)
-        self.weights = ranker.weights
+        self.weights = ranker.get_weights()
         self.loaded = tf.saved_model.load(str(self.folder))
 
     def call(self, signature: str, inputs: dict) -> dict[str, np.ndarray]:
@@ -112,13 +112,12 @@ def test_a_request_without_rooms_gets_an_empty_answer(exported):
     assert {task: score.shape for task, score in outputs.items()} == dict.fromkeys(TASKS, (0,))
 
 
-def test_each_variable_is_stored_once(exported):
-    """Seed generators and training state aside, the bundle holds as many numbers as the model has weights."""
+def test_each_weight_is_stored_once_under_its_place_in_the_model(exported):
     reader = tf.train.load_checkpoint(str(exported.folder / "variables" / "variables"))
-    shapes = [shape for name, shape in reader.get_variable_to_shape_map().items() if name.endswith("VARIABLE_VALUE")]
-    training_only = {"batches", "mean_rule_error", "seed_generator_state"}
-    served = [weight.shape for weight in exported.weights if weight.name not in training_only]
-    assert sorted(map(tuple, shapes)) == sorted(map(tuple, served))
+    stored = [name for name in reader.get_variable_to_shape_map() if name.endswith("VARIABLE_VALUE")]
+    assert sorted(stored) == sorted(f"weights/{i}/.ATTRIBUTES/VARIABLE_VALUE" for i in range(len(exported.weights)))
+    for i, weight in enumerate(exported.weights):
+        np.testing.assert_array_equal(reader.get_tensor(f"weights/{i}/.ATTRIBUTES/VARIABLE_VALUE"), weight)
 
 
 def test_an_existing_export_is_left_alone(exported):
