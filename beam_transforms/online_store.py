@@ -33,7 +33,7 @@ class OnlineStore:
     def __init__(self, path: Path, readonly: bool = True) -> None:
         path = Path(path)
         if readonly and not (path / "data.mdb").exists():
-            raise ValueError(f"{path}: no online store here; `foresight examples --store {path}` writes one")
+            raise ValueError(f"{path}: no online store here; `foresight examples --store ...` writes one")
         path.mkdir(parents=True, exist_ok=True)
         self._parsed: tuple[bytes | None, dict] = (None, {})
         try:

@@ -57,9 +57,12 @@ COMMANDS: list[click.Command] = [evaluate]
 
 def _read(file: Path, columns: list[str]) -> "pyarrow.Table":
     """Reads only `columns`, whatever the file holds beside them."""
-    import pyarrow
-    import pyarrow.csv
-    import pyarrow.parquet
+    try:
+        import pyarrow
+        import pyarrow.csv
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise click.ClickException("reading scored logs needs pyarrow; install it with pip install pyarrow") from error
 
     if not file.is_file():
         raise click.ClickException(f"{file}: there is no such file")

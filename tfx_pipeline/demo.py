@@ -92,7 +92,7 @@ class _Road:
             examples=folder / "examples",
             pipeline_root=folder / "pipeline",
             model_dir=folder / "models",
-            training=TrainingConfig(seed=simulator.seed),
+            training=TrainingConfig(epochs=2, batch_size=512, learning_rate=2e-3, seed=simulator.seed),
             gate=gate,
         )
         self.examples: ExamplesSummary

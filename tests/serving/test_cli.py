@@ -53,8 +53,8 @@ def test_rank_prints_a_table(fake):
     result = CliRunner().invoke(rank, ["--user", "3", "--address", "host:1", "--model-name", "m"])
     assert result.exit_code == 0
     assert "Rooms for user 3, model version 7" in result.output
-    assert [text for text in ("ctr", "gtr", "0.7500", "0.1250") if text not in result.output] == []
-    assert result.output.index("0.7500") < result.output.index("0.1250")
+    assert [text for text in ("ctr", "gtr", "0.750", "0.1250") if text not in result.output] == []
+    assert result.output.index("0.750") < result.output.index("0.1250")
     assert fake.calls == [("host:1", "m", 3, 10)]
 
 
