@@ -1,6 +1,6 @@
 """A ranking for people's eyes."""
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 
 from serving.ranking import Ranking
@@ -11,7 +11,7 @@ def ranking_table(ranking: Ranking) -> RenderableType:
     if not ranking.rooms:
         return f"No room is live to be ranked for user {ranking.user_id}."
     title = f"Rooms for user {ranking.user_id}, model version {ranking.version}"
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))  # nine tasks fit 80 columns
+    table = Table(box=None, padding=(0, 1, 0, 0))  # nine tasks fit 80 columns
     table.add_column("#", justify="right")
     table.add_column("live_id", justify="right", no_wrap=True)
     table.add_column("score", justify="right", style="bold", no_wrap=True)
@@ -20,4 +20,4 @@ def ranking_table(ranking: Ranking) -> RenderableType:
     for place, room in enumerate(ranking.rooms, start=1):
         scores = (f"{score:.3f}" for score in room.scores.values())
         table.add_row(str(place), str(room.live_id), f"{room.score:.3f}", *scores)
-    return table
+    return Group(title, table)
