@@ -356,6 +356,3 @@ def schema_from_json(data: dict[str, Any]) -> RankingSchema:
         return RankingSchema(**{**data, "metrics": metrics, "tasks": tasks, "histories": histories})
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a ranking schema: {error}; expected what schema_to_json writes") from error
-
-
-SCHEMAS: dict[str, RankingSchema] = {schema.name: schema for schema in (LIVE_SCHEMA, CHAT_SCHEMA)}

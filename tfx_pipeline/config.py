@@ -23,7 +23,7 @@ class TrainingConfig:
     Attributes:
         epochs: Passes over the span's train examples.
         batch_size: Examples a step, over all GPUs together.
-        learning_rate: Of Adam, at the start of each span; halved after each epoch.
+        learning_rate: Of Adam; it stays in a single epoch, and falls to a twentieth along a cosine over several.
         shuffle_examples: Examples held in memory to draw from; the files are interleaved as well.
         seed: Of weights, dropout and shuffling.
         warm_start: Whether weights start from the model that was pushed last.

@@ -1,6 +1,7 @@
 """What TFX's Trainer runs: trains the ranker on one span, starting from the model that is served."""
 
 import json
+import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -78,15 +79,14 @@ def train_and_export(
         ranker = LiveRanker(config)
         if weights is not None:
             ranker.load_weights(weights)
-        ranker.compile_defaults(training.learning_rate)
+        ranker.compile_defaults(training.learning_rate, _steps_to_an_end(train_files, training))
         # Variables made by the first step would have it traced twice.
         ranker.optimizer.build(ranker.trainable_variables)
     batches = training_batches(train_files, schema, training.batch_size, training.shuffle_examples, training.seed)
     with warnings.catch_warnings():
         # Keras takes the end of the first epoch for a shortage, because it can't know how many examples there are.
         warnings.filterwarnings("ignore", message="Your input ran out of data")
-        halved = keras.callbacks.LearningRateScheduler(lambda epoch: training.learning_rate * 0.5**epoch)
-        history = ranker.fit(batches, epochs=training.epochs, shuffle=False, verbose=0, callbacks=[halved])
+        history = ranker.fit(batches, epochs=training.epochs, shuffle=False, verbose=0)
     report = {
         "trained_ns": time.time_ns(),
         "warm_start": weights is not None,
@@ -117,6 +117,14 @@ def _starting_weights(base_model: Path | None, config: RankerConfig) -> tuple[Pa
     if differing:
         return None, f"the model pushed before is another one; these settings differ: {', '.join(differing)}"
     return extra / WEIGHTS_FILE, None
+
+
+def _steps_to_an_end(files: Sequence[str], training: TrainingConfig) -> int | None:
+    """Steps of all epochs if there are several; one epoch is a piece of a stream, and a stream doesn't end."""
+    if training.epochs == 1:
+        return None
+    examples = tf.data.TFRecordDataset(list(files)).reduce(np.int64(0), lambda count, _: count + 1)
+    return training.epochs * math.ceil(int(examples) / training.batch_size)
 
 
 def _strategy() -> tf.distribute.Strategy:

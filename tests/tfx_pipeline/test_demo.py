@@ -42,7 +42,7 @@ def test_two_spans_are_trained_pushed_and_ranked_with(tmp_path):
             assert set(span["tasks"]["ctr"]) == {"auc", "gauc", "uauc", "users_left_out"}
             assert 0 < span["tasks"]["ctr"]["auc"] < 1
             assert set(span["forecast_mse"]) == {"model", "mean", "latest"}
-        assert summary["wall_seconds"] > 0 and 100 < summary["peak_rss_mb"] < 4000
+        assert summary["wall_seconds"] > 0 and summary["peak_rss_mb"] > 100
         assert sum(stage["seconds"] for stage in summary["stages"]) == pytest.approx(summary["wall_seconds"], rel=0.1)
         before, after = summary["rank"]
         assert (before["version"], after["version"]) == (1, 2)
