@@ -13,6 +13,8 @@ from pathlib import Path
 READY_KEY = "grpc_address"
 """Key of the line of JSON on stdout that says that the server answers."""
 
+_LOOK_S = 0.2
+
 
 def serve_forever(
     models: Mapping[str, Path], *, config_file: Path | None, host: str, port: int, rest_port: int, poll_s: float
@@ -49,6 +51,7 @@ def serve_forever(
         raise ValueError(error.message) from error
     try:
         print(json.dumps({READY_KEY: server.address, "rest_address": server.rest_address}), flush=True)
-        ended.wait()
+        while not ended.wait(_LOOK_S):  # a signal that another thread was given doesn't wake an endless wait
+            pass
     finally:
         server.stop()

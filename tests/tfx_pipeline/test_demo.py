@@ -65,7 +65,14 @@ def test_a_second_demo_in_the_same_folder_is_refused(tmp_path):
 def test_an_interrupt_leaves_no_process(tmp_path):
     root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "foresight", "demo", "--out", str(tmp_path)]
-    demo = subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    demo = subprocess.Popen(
+        command,
+        cwd=root,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background would ignore it
+    )
     deadline = time.monotonic() + 240
     while not (tmp_path / "data").exists() and time.monotonic() < deadline:
         time.sleep(0.2)
