@@ -82,6 +82,9 @@ class ActiveUserImpressions(beam.PTransform):
 def active_users(events: Columns, active_minutes: int) -> Columns:
     """On every full minute until the room's last comment: each user with a comment in [t - active_minutes, t).
 
+    A log of comments doesn't say when a room closed, so its last comment stands for that. Which impressions there are
+    depends on it; their features and labels don't.
+
     Returns:
         `IMPRESSION_COLUMNS`, each of shape (candidates,).
     """

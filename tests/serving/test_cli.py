@@ -76,7 +76,6 @@ def test_rank_ends_with_a_clear_error(fake):
 
 
 def test_rank_without_a_store_ends_with_a_clear_error(tmp_path):
-    pytest.importorskip("beam_transforms.online_store")
     result = CliRunner().invoke(rank, ["--user", "3", "--store", str(tmp_path / "none")])
     assert result.exit_code == 1
     assert str(tmp_path / "none") in result.output

@@ -45,7 +45,7 @@ def test_enums_have_the_values_of_tensorflow():
 
 
 def test_checked_in_code_is_what_the_compiler_makes(tmp_path):
-    pytest.importorskip("grpc_tools", reason="grpcio-tools is needed to compile messages; it is in the group dev")
+    pytest.importorskip("grpc_tools", reason="needs grpcio-tools; run `make setup`, then `make test`")
     subprocess.run([sys.executable, "-m", "serving.protos.compile", str(tmp_path)], cwd=ROOT, check=True, timeout=60)
     for name in ("serving_api_pb2.py", "serving_api_pb2.pyi"):
         made = (tmp_path / "serving/protos" / name).read_text()
