@@ -2,7 +2,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTEST := .venv/bin/python -m pytest
 
-.PHONY: help setup demo test test-slow lint format types lock protos clean
+BACKENDS_PYTHON := .venv-backends/bin/python
+
+.PHONY: help setup demo test test-slow test-backends bench docs lint format lock protos clean
 
 help:  ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -21,6 +23,19 @@ test: .venv/ready  ## Runs the default test suite
 test-slow: .venv/ready  ## Runs the slow and end-to-end tests
 	$(PYTEST) -m 'slow or e2e' --timeout 1800
 
+# TensorFlow, JAX and PyTorch together, with what the benchmarks compare with: out of the way of demo and test.
+.venv-backends/ready: requirements-backends.lock .venv/ready
+	@echo "setup: installing JAX, PyTorch and the benchmarks' peers into .venv-backends (the first time about 6 GB)"
+	@rm -f $@
+	@.venv/bin/python -m venv --clear .venv-backends
+	@.venv/bin/uv pip sync --quiet --python $(BACKENDS_PYTHON) --python-platform x86_64-manylinux_2_39 \
+	    --require-hashes requirements-backends.lock
+	@touch $@
+
+test-backends: .venv-backends/ready  ## Runs the layers' and models' tests on JAX and on PyTorch
+	KERAS_BACKEND=jax $(BACKENDS_PYTHON) -m pytest tests/keras_models
+	KERAS_BACKEND=torch $(BACKENDS_PYTHON) -m pytest tests/keras_models
+
 lint: .venv/ready  ## Checks style and types
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -34,6 +49,9 @@ lock: .venv/ready  ## Pins the newest versions that fit pyproject.toml
 	.venv/bin/uv pip compile pyproject.toml --upgrade --extra pipeline --group dev --python-version 3.11 \
 	    --python-platform x86_64-manylinux_2_39 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	    --no-header --no-annotate --quiet --output-file requirements.lock
+	.venv/bin/uv pip compile pyproject.toml --upgrade --group backends --constraints requirements.lock \
+	    --python-version 3.11 --python-platform x86_64-manylinux_2_39 --generate-hashes --no-emit-index-url \
+	    --no-emit-find-links --no-header --no-annotate --quiet --output-file requirements-backends.lock
 
 protos: .venv/ready  ## Compiles the client's protos again
 	.venv/bin/python -m serving.protos.compile
