@@ -1,0 +1,19 @@
+"""Runs these tests on whichever backend KERAS_BACKEND names; `make test-backends` does so on JAX and PyTorch."""
+
+import os
+
+import pytest
+
+# PyTorch and JAX start as many threads as there are cores, in each of several test processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Keras's variables and tensors under numpy 2; nothing that a test could change.
+    config.addinivalue_line("filterwarnings", "ignore:__array__ implementation doesn't accept a copy keyword")
+
+
+def pytest_report_header() -> str:
+    import keras
+
+    return f"keras {keras.__version__} on {keras.backend.backend()}"
