@@ -32,9 +32,16 @@ test-slow: .venv/ready  ## Runs the slow and end-to-end tests
 	    --require-hashes requirements-backends.lock
 	@touch $@
 
-test-backends: .venv-backends/ready  ## Runs the layers' and models' tests on JAX and on PyTorch
-	KERAS_BACKEND=jax $(BACKENDS_PYTHON) -m pytest tests/keras_models
-	KERAS_BACKEND=torch $(BACKENDS_PYTHON) -m pytest tests/keras_models
+test-backends: .venv-backends/ready  ## Runs the tests of layers, models and examples on JAX and on PyTorch
+	KERAS_BACKEND=jax $(BACKENDS_PYTHON) -m pytest tests/keras_models tests/examples
+	KERAS_BACKEND=torch $(BACKENDS_PYTHON) -m pytest tests/keras_models tests/examples
+
+bench: .venv-backends/ready  ## Measures the layers against PyTorch and DeepCTR
+	$(BACKENDS_PYTHON) -m foresight bench layers
+
+docs: .venv/ready  ## Builds the documentation and the API reference: build/site/index.html
+	.venv/bin/mkdocs build --strict --quiet
+	@echo "docs: build/site/index.html"
 
 lint: .venv/ready  ## Checks style and types
 	.venv/bin/ruff check .

@@ -13,7 +13,7 @@ def export_ranker(model: LiveRanker, path: str | Path) -> None:
 
     - `serving_default`: `config.input_shapes` by name -> one (B,) float32 probability a task, by task.
     - `serving_examples`: `examples` (B,), serialised tf.Examples with the same features -> the same.
-    - `forecast`: `statistic_sequence` (B, T, N), `statistic_mask` (B, T) -> `foresight` (B, F). Not in variant "base".
+    - `forecast`: `config.room_shapes` by name, the room's sequences -> `foresight` (B, F). Not in variant "base".
     - `rank`: `config.rank_shapes` by name, `foresight` among them -> the same as `serving_default`.
 
     `ExportArchive` is used because what `tf.saved_model.save` makes of a Keras 3 model fails in the C++ loader of
@@ -43,9 +43,9 @@ def export_ranker(model: LiveRanker, path: str | Path) -> None:
     archive = keras.export.ExportArchive()
     archive.add_endpoint("serving_default", score, [_specs(inputs)])
     archive.add_endpoint("serving_examples", score_examples, [tf.TensorSpec((None,), tf.string, name="examples")])
-    if config.variant != "base":
-        room = {name: ("float32", shape) for name, shape in config.room_shapes.items()}
-        archive.add_endpoint("forecast", lambda inputs: model.forecast(inputs, training=False), [_specs(room)])
+    if config.foresight_size:
+        forecast_specs = [_specs(config.room_shapes)]
+        archive.add_endpoint("forecast", lambda inputs: model.forecast(inputs, training=False), forecast_specs)
     archive.add_endpoint("rank", lambda inputs: _by_task(model.rank(inputs)), [_specs(config.rank_shapes)])
     # TensorFlow's variables, not Keras's around them: the endpoints hold the same objects, and each is stored once.
     archive.add_variable_collection("weights", [weight.value for weight in model.weights])

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 
 @dataclasses.dataclass(frozen=True)
-class GroupedAUC:
+class GroupedAUCResult:
     """AUC over all rows, and per user. `auc`, `gauc` and `uauc` are NaN where they aren't defined.
 
     Attributes:
@@ -56,7 +56,7 @@ def auc(labels: ArrayLike, scores: ArrayLike) -> float:
     return float(_area(np.zeros(is_positive.size, np.int64), 1, is_positive, _dense_ranks(columns[0]))[0])
 
 
-def grouped_auc(users: ArrayLike, labels: ArrayLike, scores: ArrayLike) -> GroupedAUC:
+def grouped_auc(users: ArrayLike, labels: ArrayLike, scores: ArrayLike) -> GroupedAUCResult:
     """AUC, GAUC and UAUC of one column of scores.
 
     Args:
@@ -75,7 +75,7 @@ def grouped_auc(users: ArrayLike, labels: ArrayLike, scores: ArrayLike) -> Group
     rows = np.bincount(user_index, minlength=user_count)
     defined = ~np.isnan(user_auc)
     known = bool(defined.any())
-    return GroupedAUC(
+    return GroupedAUCResult(
         auc=float(overall),
         gauc=float(np.average(user_auc[defined], weights=rows[defined])) if known else math.nan,
         uauc=float(user_auc[defined].mean()) if known else math.nan,

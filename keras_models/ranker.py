@@ -3,28 +3,29 @@
 import keras
 from keras import ops
 
-from keras_models.layers.grouped_dense import GroupedDense
 from keras_models.layers.hashed_embedding import HashedEmbedding
-from keras_models.layers.multi_gate_mixture_of_experts import MultiGateMixtureOfExperts
 from keras_models.layers.running_normalization import RunningNormalization
 from keras_models.layers.soft_buckets import SoftBuckets
 from keras_models.layers.target_attention import TargetAttention
+from keras_models.optimizers.lazy_adam import LazyAdam
 from keras_models.ranker_config import RankerConfig
-from keras_models.statistic_forecaster import StatisticForecaster
+from keras_models.room_foresight import RoomForesight
+from keras_models.task_networks import TaskNetworks
 
 
 @keras.saving.register_keras_serializable(package="live_foresight")
 class LiveRanker(keras.Model):
     """Scores (user, room) pairs on several tasks, knowing what the room is about to show.
 
-        foresight = stop_gradient([flatten(forecast) ; level ; flatten(encoding)])           variant "statistic"
         x = [user ; author ; target attention over entered authors ; affinities ; dense features ; foresight]
         affinities = scale [<user, author> ; <sum of entered authors / sqrt(1 + their number), author>]
-        p_k = sigmoid(tower_k(sum_i softmax(W_k x)_i expert_i(x)))
+        p_k = sigmoid(logit_k(x))
 
-    The forecaster trains itself beside the ranker: its loss is added in `call`, and no gradient of the ranking losses
-    reaches it. It sees room-side features only, so `call` is the same as `forecast` once a room and window, and `rank`
-    once a user. Counts, the forecast's too, are compressed and standardised by the ranker's own running statistics.
+    `foresight` is what the variant's forecasters say of the room (see `RoomForesight`), `logit_k` a multi-gate mixture
+    of experts or one of its baselines (see `TaskNetworks`). The forecasters train themselves beside the ranker: their
+    losses are added in `call`, and no gradient of the ranking losses reaches them. They see room-side features only,
+    so `call` is the same as `forecast` once a room and window, and `rank` once a user. Counts, forecast ones too, are
+    compressed and standardised by the ranker's own running statistics.
 
     Two departures from the papers. The window's level (latest counts, mean, deviation) goes along with the forecast,
     because the encoding is that of a normalised window and doesn't tell a busy room from a quiet one. The affinities
@@ -47,17 +48,9 @@ class LiveRanker(keras.Model):
         """Builds every child; shapes follow from the configuration, so `input_shape` isn't looked at."""
         if getattr(self, "built", False):
             return
-        config, policy = self.config, self.dtype_policy
-        width = config.embedding_dim
-
-        def table(bins, name):
-            initializer = keras.initializers.RandomNormal(stddev=config.embedding_stddev)
-            layer = HashedEmbedding(bins, width, embeddings_initializer=initializer, dtype=policy, name=name)
-            layer.build((None,))
-            return layer
-
-        self.user_embedding = table(config.user_bins, "user_embedding")
-        self.author_embedding = table(config.author_bins, "author_embedding")
+        config, policy, width = self.config, self.dtype_policy, self.config.embedding_dim
+        self.user_embedding = self._id_table(config.user_bins, "user_embedding")
+        self.author_embedding = self._id_table(config.author_bins, "author_embedding")
         # Whole vectors are dropped, not single entries: see RankerConfig.embedding_dropout.
         self.id_dropout = keras.layers.Dropout(
             config.embedding_dropout, noise_shape=(None, None, 1), dtype=policy, name="id_dropout"
@@ -69,87 +62,80 @@ class LiveRanker(keras.Model):
         self.dense_normalization.build((None, dense_width))
         self.dense_buckets = SoftBuckets(config.bucket_steps, dtype=policy, name="dense_buckets")
         self.dense_buckets.build((None, dense_width))
-        total = 3 * width + 2 + dense_width * (1 + config.bucket_steps)
-        if config.variant == "statistic":
-            self._build_foresight()
-            total += config.level_size + config.foresight_units
-        self.experts = MultiGateMixtureOfExperts(
-            len(config.tasks), config.experts, config.expert_units, dtype=policy, name="experts"
-        )
-        self.experts.build((None, total))
-        self.tower_dropout = keras.layers.Dropout(config.dropout, dtype=policy, name="tower_dropout")
-        self.towers = GroupedDense(config.tower_units, activation="relu", dtype=policy, name="towers")
-        self.towers.build((None, len(config.tasks), config.expert_units[-1]))
-        self.logits = GroupedDense(
-            1,
-            kernel_initializer="lecun_uniform",
-            bias_initializer=keras.initializers.Constant(config.initial_logit),
-            dtype=policy,
-            name="logits",
-        )
-        self.logits.build((None, len(config.tasks), config.tower_units))
+        number_widths = {"dense": dense_width * (1 + config.bucket_steps)}
+        if config.foresight_size:
+            number_widths["foresight"] = self._build_foresight()
+        self.number_fields = []
+        if config.architecture == "fm":
+            # Numbers take part in the interactions as vectors: one of the dense features, one of the foresight.
+            for name, numbers in number_widths.items():
+                self.number_fields.append(keras.layers.Dense(width, dtype=policy, name=f"{name}_field"))
+                self.number_fields[-1].build((None, numbers))
+        self.task_networks = TaskNetworks(config, dtype=policy, name="task_networks")
+        features = 3 * width + 2 + sum(number_widths.values())
+        self.task_networks.build((None, features), (None, 3 + len(self.number_fields), width))
 
-    def _build_foresight(self) -> None:
-        config, policy = self.config, self.dtype_policy
-        self.forecaster = StatisticForecaster(
-            horizon=config.horizon,
-            model_width=config.model_width,
-            layers=config.forecaster_layers,
-            heads=config.forecaster_heads,
-            dropout=config.forecaster_dropout,
-            log1p=config.log1p,
-            dtype=policy,
-            name="forecaster",
+    def _id_table(self, bins: int, name: str) -> HashedEmbedding:
+        initializer = keras.initializers.RandomNormal(stddev=self.config.embedding_stddev)
+        table = HashedEmbedding(
+            bins, self.config.embedding_dim, embeddings_initializer=initializer, dtype=self.dtype_policy, name=name
         )
-        self.forecaster.build({name: (None, *shape) for name, shape in config.room_shapes.items()})
-        self.level_normalization = RunningNormalization(dtype=policy, name="level_normalization")
-        self.level_normalization.build((None, config.level_size))
-        self.encoding_layer = keras.layers.Dense(
-            config.foresight_units,
-            activation="relu",
-            kernel_initializer="he_uniform",
-            dtype=policy,
-            name="encoding_layer",
-        )
-        self.encoding_layer.build((None, config.metrics * config.model_width))
+        table.build((None,))
+        return table
+
+    def _build_foresight(self) -> int:
+        """Builds the room's side and what reads it: counts are normalised, each encoding is mapped by a layer."""
+        policy = self.dtype_policy
+        self.foresight = RoomForesight(self.config, dtype=policy, name="foresight")
+        self.foresight.build()
+        self.foresight_readers = []
+        for name, width in self.config.foresight_parts.items():
+            reader: keras.layers.Layer
+            if name == "level":
+                reader = RunningNormalization(dtype=policy, name="level_reader")
+            else:
+                reader = keras.layers.Dense(
+                    self.config.foresight_units,
+                    activation="relu",
+                    kernel_initializer="he_uniform",
+                    dtype=policy,
+                    name=f"{name}_reader",
+                )
+            reader.build((None, width))
+            self.foresight_readers.append(reader)
+        return sum(reader.compute_output_shape((None, width))[-1] for reader, width in self._readers_and_widths())
+
+    def _readers_and_widths(self):
+        return zip(self.foresight_readers, self.config.foresight_parts.values(), strict=True)
 
     def call(self, inputs, training=None):
         """Scores from raw features.
 
         Args:
             inputs: Tensors by name, as in `config.input_shapes`: `user_id` and `author_id` (B,), `entered_authors`
-                (B, L) with -1 for padding, `statistic_sequence` (B, T, N), `statistic_mask` (B, T), and the dense
-                features (B, width). Others are ignored, and so are the room's sequences in the variant "base".
+                (B, L) with -1 for padding, the dense features (B, width), and the sequences of the room: of these
+                only what the variant uses, `config.room_shapes`, is looked at. Other names are ignored.
 
         Returns:
             {task: (B, 1) probability}, float32.
         """
-        if self.config.variant == "base":
+        if not self.config.foresight_size:
             return self._score(inputs, training)
         return self._score({**inputs, **self.forecast(inputs, training=training)}, training)
 
     def forecast(self, inputs, training=None):
-        """Foresight of rooms, from `statistic_sequence` (B, T, N) and `statistic_mask` (B, T) alone.
+        """Foresight of rooms, from the sequences in `config.room_shapes` alone.
 
         Returns:
-            {"foresight": (B, F)}, float32, flattened: the forecast of raw counts (H x N), the level of the window that
-            it was made from (3 x N, see `StatisticForecaster.level`), and the encoding (N x D).
+            {"foresight": (B, F)}, float32, its parts as in `config.foresight_parts`; see `RoomForesight`.
 
         Raises:
             ValueError: In the variant "base", which has no forecaster.
         """
-        config = self.config
-        if config.variant == "base":
+        if not self.config.foresight_size:
             raise ValueError('the variant "base" has no forecaster; build the ranker with variant="statistic"')
-        room = {name: inputs[name] for name in config.room_shapes}
-        forecast, encoding = self.forecaster(room, training=training)
-        raw = ops.concatenate([forecast, self.forecaster.level(room)], axis=1)
-        encoding = ops.cast(encoding, "float32")
-        parts = [
-            ops.reshape(raw, (-1, config.level_size)),
-            ops.reshape(encoding, (-1, config.metrics * config.model_width)),
-        ]
-        return {"foresight": ops.stop_gradient(ops.concatenate(parts, axis=-1))}
+        room = {name: inputs[name] for name in self.config.room_shapes}
+        return {"foresight": self.foresight(room, training=training)}
 
     def rank(self, inputs):
         """Scores from features and foresight, as in `config.rank_shapes`; returns what `call` returns."""
@@ -162,33 +148,40 @@ class LiveRanker(keras.Model):
         is_entry = self.author_embedding.compute_mask(inputs["entered_authors"])
         interest = self.history_attention(author, entered, keys_mask=is_entry)
         ids = self.id_dropout(ops.stack([user, author], axis=1), training=training)
-        dense = ops.concatenate([ops.cast(inputs[name], "float32") for name in config.dense_features], axis=-1)
-        parts = [
-            ops.reshape(ids, (-1, 2 * config.embedding_dim)),
-            interest,
-            self._affinities(ids, entered, is_entry),
-            self.dense_buckets(self.dense_normalization(dense, training=training)),
-        ]
-        if config.variant == "statistic":
-            level, encoding = ops.split(inputs["foresight"], [config.level_size], axis=-1)
-            parts.append(self.level_normalization(level, training=training))
-            parts.append(self.encoding_layer(ops.cast(encoding, self.compute_dtype)))
-        mixed = self.tower_dropout(self.experts(ops.concatenate(parts, axis=-1)), training=training)
-        logits = ops.cast(self.logits(self.towers(mixed)), "float32")
-        # The sigmoid comes last, so that the loss finds the logits behind it and stays exact at both ends.
-        return {task: keras.activations.sigmoid(logits[:, k]) for k, task in enumerate(config.tasks)}
-
-    def _affinities(self, ids, entered, is_entry):
-        """(B, 2) dot products of the author's vector with the user's and with that of the user's history."""
+        # Vectors are small at start, so that ids not seen yet say little; without the scale so would their products.
         entries = ops.sum(ops.cast(is_entry, entered.dtype), axis=1, keepdims=True)
         history = ops.sum(entered, axis=1) * ops.rsqrt(1 + entries)
-        tastes = ops.stack([ids[:, 0], history], axis=1)
-        # Vectors are small at start, so that ids not seen yet say little; without the scale so would the products.
-        return ops.sum(tastes * ids[:, 1:], axis=-1) * self.config.affinity_scale
+        vectors = ops.stack([ids[:, 0], history, ids[:, 1]], axis=1)
+        affinities = ops.sum(vectors[:, :2] * vectors[:, 2:], axis=-1) * config.affinity_scale
+
+        dense = ops.concatenate([ops.cast(inputs[name], "float32") for name in config.dense_features], axis=-1)
+        numbers = [self.dense_buckets(self.dense_normalization(dense, training=training))]
+        if config.foresight_size:
+            numbers.append(self._read(inputs["foresight"], training))
+        features = ops.concatenate(
+            [ops.reshape(ids, (-1, 2 * config.embedding_dim)), interest, affinities, *numbers], axis=-1
+        )
+        fields = [ops.expand_dims(field(x), 1) for field, x in zip(self.number_fields, numbers, strict=False)]
+        fields = ops.concatenate([vectors, *fields], axis=1)
+        logits = ops.cast(self.task_networks(features, fields, training=training), "float32")
+        # The sigmoid comes last, so that the loss finds the logits behind it and stays exact at both ends.
+        return {task: keras.activations.sigmoid(logits[:, k : k + 1]) for k, task in enumerate(config.tasks)}
+
+    def _read(self, foresight, training):
+        """The foresight vector (B, F) as the ranker's features."""
+        read, begin = [], 0
+        for reader, width in self._readers_and_widths():
+            part, begin = foresight[:, begin : begin + width], begin + width
+            if isinstance(reader, RunningNormalization):
+                read.append(reader(part, training=training))
+            else:
+                read.append(reader(ops.cast(part, self.compute_dtype)))
+        return ops.concatenate(read, axis=-1)
 
     def compile_defaults(self, learning_rate: float = 2e-3, steps: int | None = None) -> None:
-        """Compiles with Adam and one binary cross-entropy a task, weights and masks coming in as sample weights.
+        """Compiles with LazyAdam and one binary cross-entropy a task, weights and masks coming in as sample weights.
 
+        A step touches the rows of the users' and authors' tables that a batch looks up, however large the tables are.
         There is no global gradient clipping: it would let the ranker's gradient change the forecaster's step.
 
         Args:
@@ -198,7 +191,7 @@ class LiveRanker(keras.Model):
         """
         rate = keras.optimizers.schedules.CosineDecay(learning_rate, steps, alpha=0.05) if steps else learning_rate
         self.compile(
-            optimizer=keras.optimizers.Adam(rate),
+            optimizer=LazyAdam(rate),
             loss={task: keras.losses.BinaryCrossentropy() for task in self.config.tasks},
             jit_compile=False,  # on a CPU it makes steps slower and the first one last seconds
         )

@@ -70,7 +70,7 @@ def train_and_export(
 
     Returns:
         {"trained_ns": time of the export, "warm_start", "cold_start_reason", "steps", "loss": one figure an epoch,
-        "forecast_mse": {"model", "mean", "latest"}, or None for a variant without a forecaster}.
+        "forecast_mse": {"model", "mean", "latest"}, or None for a variant without a statistic forecaster}.
     """
     keras.utils.set_random_seed(training.seed)
     config = ranker_config(schema, model)
@@ -93,7 +93,7 @@ def train_and_export(
         "cold_start_reason": cold_start_reason,
         "steps": int(ranker.optimizer.iterations.numpy()),
         "loss": [float(loss) for loss in history.history["loss"]],
-        "forecast_mse": _forecast_mse(ranker, eval_files, schema) if config.variant != "base" else None,
+        "forecast_mse": _forecast_mse(ranker, eval_files, schema) if config.uses("statistic") else None,
     }
     logging.info("trained the ranker: %s", report)
     export_ranker(ranker, export_to)
@@ -147,7 +147,7 @@ def _forecast_mse(ranker: LiveRanker, files: Sequence[str], schema: RankingSchem
         # `errors` leaves out what has nothing to forecast from, so that doesn't weigh here either.
         counted = int(mask[:, : -schema.horizon].any(axis=1).sum())
         if counted:
-            errors = ranker.forecaster.errors(sequence, mask)
+            errors = ranker.foresight.statistic_forecaster.errors(sequence, mask)
             totals = {name: total + errors[name] * counted for name, total in totals.items()}
             count += counted
     return {name: total / count if count else None for name, total in totals.items()}

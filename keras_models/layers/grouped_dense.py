@@ -18,11 +18,12 @@ class GroupedDense(keras.layers.Layer):
         activation: Name or callable; None for linear.
         kernel_initializer: For the kernels, (G, I, O).
         bias_initializer: For the biases, (G, O).
+        use_bias: Whether there are biases.
 
     Example:
 
-    >>> GroupedDense(32, activation="relu")(np.random.rand(2, 9, 64)).shape
-    TensorShape([2, 9, 32])
+    >>> tuple(GroupedDense(32, activation="relu")(np.random.rand(2, 9, 64)).shape)
+    (2, 9, 32)
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class GroupedDense(keras.layers.Layer):
         activation=None,
         kernel_initializer="he_uniform",
         bias_initializer="zeros",
+        use_bias: bool = True,
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
@@ -40,15 +42,19 @@ class GroupedDense(keras.layers.Layer):
         self.activation = keras.activations.get(activation)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.use_bias = use_bias
 
     def build(self, input_shape) -> None:
-        if len(input_shape) != 3:
+        if len(input_shape) != 3 or None in input_shape[1:]:
             raise ValueError(f"expected inputs of shape (batch, groups, width), got {tuple(input_shape)}")
         _, groups, width = input_shape
+        self.input_spec = keras.layers.InputSpec(ndim=3, axes={1: groups, 2: width})
         self.kernel = self.add_weight(
             name="kernel", shape=(groups, width, self.units), initializer=self._initial_kernel
         )
-        self.bias = self.add_weight(name="bias", shape=(groups, self.units), initializer=self.bias_initializer)
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(name="bias", shape=(groups, self.units), initializer=self.bias_initializer)
 
     def _initial_kernel(self, shape, dtype=None):
         groups, width, units = shape
@@ -57,8 +63,10 @@ class GroupedDense(keras.layers.Layer):
 
     def call(self, inputs):
         """Maps (B, G, I) to (B, G, O)."""
-        by_group = ops.matmul(ops.transpose(inputs, (1, 0, 2)), self.kernel)
-        return self.activation(ops.transpose(by_group, (1, 0, 2)) + self.bias)
+        outputs = ops.matmul(ops.transpose(inputs, (1, 0, 2)), self.kernel)
+        if self.bias is not None:
+            outputs = outputs + ops.expand_dims(self.bias, 1)
+        return ops.transpose(self.activation(outputs), (1, 0, 2))
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.units)
@@ -70,4 +78,5 @@ class GroupedDense(keras.layers.Layer):
             "activation": keras.activations.serialize(self.activation),
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "use_bias": self.use_bias,
         }

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_models.layers._token_operations import gelu, normalize, shifted_exponentials
+
 
 @keras.saving.register_keras_serializable(package="live_foresight")
 class InvertedTransformer(keras.layers.Layer):
@@ -14,6 +16,12 @@ class InvertedTransformer(keras.layers.Layer):
         last:       encoding = LN(token)
 
     There is no positional encoding: the order of steps is in the weights of the linear map, and metrics have none.
+    Covariates (the hour, a sale that is on ...) may come beside the metrics: each one's series becomes a token too,
+    through the same linear map, which the metrics attend to; only the metrics' tokens come out. No weight depends on
+    the number of metrics or covariates.
+
+    Without dropout, as in serving, the first layer's queries, keys and values are computed from the series at once if
+    T < D: both maps are linear, so their kernels are multiplied first.
 
     Args:
         model_width: D.
@@ -25,8 +33,11 @@ class InvertedTransformer(keras.layers.Layer):
 
     Example:
 
-    >>> InvertedTransformer(model_width=64, layers=2, heads=4)(np.random.rand(2, 37, 12)).shape
-    TensorShape([2, 12, 64])
+    >>> layer = InvertedTransformer(model_width=64, layers=2, heads=4)
+    >>> tuple(layer(np.random.rand(2, 37, 12)).shape)
+    (2, 12, 64)
+    >>> tuple(layer(np.random.rand(2, 37, 12), covariates=np.random.rand(2, 37, 3)).shape)
+    (2, 12, 64)
 
     Reference: Liu et al., iTransformer: Inverted Transformers Are Effective for Time Series Forecasting, ICLR 2024;
     LiveForesighter, section 2.2. Unlike in the authors' code the attention weights are not dropped out.
@@ -57,12 +68,13 @@ class InvertedTransformer(keras.layers.Layer):
 
     def build(self, input_shape) -> None:
         if len(input_shape) != 3:
-            raise ValueError(f"expected a sequence of shape (batch, steps, metrics), got {tuple(input_shape)}")
-        batch, steps, metrics = input_shape
+            raise ValueError(f"expected inputs of shape (batch, steps, metrics), got {tuple(input_shape)}")
+        self.steps = input_shape[1]
+        if self.steps is None:
+            raise ValueError(f"inputs must have a fixed number of steps, got {tuple(input_shape)}")
         self.series_embedding = keras.layers.Dense(self.model_width, dtype=self.dtype_policy, name="series_embedding")
-        self.series_embedding.build((batch, metrics, steps))
+        self.series_embedding.build((None, self.steps))
         self.series_dropout = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy, name="series_dropout")
-        tokens = (batch, metrics, self.model_width)
         self.encoder_layers = []
         for i in range(self.layers):
             layer = _EncoderLayer(
@@ -73,27 +85,65 @@ class InvertedTransformer(keras.layers.Layer):
                 dtype=self.dtype_policy,
                 name=f"encoder_layer_{i}",
             )
-            layer.build(tokens)
+            layer.build((None, self.model_width))
             self.encoder_layers.append(layer)
-        self.last_normalization = _layer_normalization(self.dtype_policy, "last_normalization", tokens)
+        self.last_normalization = _TokenNormalization(epsilon=1e-5, dtype=self.dtype_policy, name="last_normalization")
+        self.last_normalization.build((None, self.model_width))
 
-    def call(self, inputs, mask=None, training=None):
+    def call(self, inputs, covariates=None, mask=None, training=None):
         """Encodes.
 
         Args:
             inputs: (B, T, N) series, normalised.
+            covariates: (B, T, C) series of covariates; None if there are none.
             mask: (B, T), true or 1 where a step is valid; other steps count as 0. None if all are valid.
 
         Returns:
             (B, N, D) encoding.
+
+        Raises:
+            ValueError: the rank or the number of steps isn't that of `build`, or N isn't known.
         """
+        self._check("inputs", inputs.shape)
+        metrics = inputs.shape[2]
+        if mask is None:
+            mask = getattr(inputs, "_keras_mask", None)  # Keras hands it over only where there are no covariates.
+        if covariates is not None:
+            self._check("covariates", covariates.shape)
+            inputs = ops.concatenate([inputs, ops.cast(covariates, inputs.dtype)], axis=-1)
         if mask is not None:
-            inputs = inputs * ops.cast(ops.expand_dims(mask, -1), inputs.dtype)
-        tokens = self.series_embedding(ops.transpose(inputs, (0, 2, 1)))
-        tokens = self.series_dropout(tokens, training=training)
+            mask = ops.cast(ops.expand_dims(mask, -1), "bool")
+            inputs = ops.where(mask, inputs, ops.zeros_like(inputs))
+        count = inputs.shape[2]
+        # (B * count, T) and (B * count, D) throughout: products of matrices, whose bias is added on the way.
+        series = ops.reshape(ops.transpose(inputs, (0, 2, 1)), (-1, self.steps))
+        tokens = self.series_dropout(self.series_embedding(series), training=training)
+        projected = self._first_projection(series, training)
         for layer in self.encoder_layers:
-            tokens = layer(tokens, training=training)
-        return self.last_normalization(tokens)
+            tokens = layer(tokens, count=count, projected=projected, training=training)
+            projected = None
+        if count > metrics:
+            tokens = ops.reshape(
+                ops.reshape(tokens, (-1, count, self.model_width))[:, :metrics], (-1, self.model_width)
+            )
+        return ops.reshape(self.last_normalization(tokens), (-1, metrics, self.model_width))
+
+    def _first_projection(self, series, training):
+        """Queries, keys and values of the first layer straight from the series; None where that isn't as good."""
+        if not self.encoder_layers or self.steps >= self.model_width or (training and self.dropout > 0):
+            return None
+        embedding, projection = self.series_embedding, self.encoder_layers[0].projection
+        if embedding.quantization_mode or projection.quantization_mode:
+            return None
+        kernel = ops.matmul(embedding.kernel, projection.kernel)
+        bias = ops.matmul(ops.expand_dims(embedding.bias, 0), projection.kernel)[0] + projection.bias
+        return ops.add(ops.matmul(series, kernel), bias)
+
+    def _check(self, name: str, shape) -> None:
+        if len(shape) != 3 or shape[1] not in (None, self.steps) or shape[2] is None:
+            raise ValueError(
+                f"{name} must have shape (batch, {self.steps} steps, a fixed number of series), got {tuple(shape)}"
+            )
 
     def compute_mask(self, inputs, mask=None):
         return None  # the axis that the mask was for is gone
@@ -114,14 +164,14 @@ class InvertedTransformer(keras.layers.Layer):
 
 
 class _EncoderLayer(keras.layers.Layer):
-    """One post-norm encoder layer over (B, N, D) tokens, without a mask."""
+    """One post-norm encoder layer over tokens (B * count, D), `count` of each example."""
 
     def __init__(self, heads: int, feed_forward_width: int, dropout: float, activation, **kwargs) -> None:
         super().__init__(**kwargs)
         self.heads = heads
         self.feed_forward_width = feed_forward_width
         self.dropout = dropout
-        self.activation = activation
+        self.activation = gelu if activation is keras.activations.gelu else activation
 
     def build(self, input_shape) -> None:
         width = input_shape[-1]
@@ -130,36 +180,45 @@ class _EncoderLayer(keras.layers.Layer):
         self.projection = keras.layers.Dense(3 * width, dtype=policy, name="projection")
         self.attention_output = keras.layers.Dense(width, dtype=policy, name="attention_output")
         self.attention_dropout = keras.layers.Dropout(self.dropout, dtype=policy, name="attention_dropout")
-        self.hidden = keras.layers.Dense(
-            self.feed_forward_width, activation=self.activation, dtype=policy, name="hidden"
-        )
+        self.hidden = keras.layers.Dense(self.feed_forward_width, dtype=policy, name="hidden")
         self.hidden_dropout = keras.layers.Dropout(self.dropout, dtype=policy, name="hidden_dropout")
         self.output_layer = keras.layers.Dense(width, dtype=policy, name="output_layer")
         self.output_dropout = keras.layers.Dropout(self.dropout, dtype=policy, name="output_dropout")
+        self.attention_normalization = _TokenNormalization(epsilon=1e-5, dtype=policy, name="attention_normalization")
+        self.output_normalization = _TokenNormalization(epsilon=1e-5, dtype=policy, name="output_normalization")
         for layer in (self.projection, self.attention_output, self.hidden):
             layer.build(input_shape)
         self.output_layer.build((*input_shape[:-1], self.feed_forward_width))
-        self.attention_normalization = _layer_normalization(policy, "attention_normalization", input_shape)
-        self.output_normalization = _layer_normalization(policy, "output_normalization", input_shape)
+        self.attention_normalization.build(input_shape)
+        self.output_normalization.build(input_shape)
 
-    def call(self, inputs, training=None):
-        attended = self.attention_dropout(self._attend(inputs), training=training)
+    def call(self, inputs, count: int, projected=None, training=None):
+        """Encodes `inputs`; `projected` (B * count, 3 D) are their queries, keys and values, if known already."""
+        projected = self.projection(inputs) if projected is None else projected
+        mixed = self._attend(projected, count, training)
+        attended = self.attention_dropout(self.attention_output(mixed), training=training)
         tokens = self.attention_normalization(inputs + attended)
-        hidden = self.hidden_dropout(self.hidden(tokens), training=training)
+        hidden = self.hidden_dropout(self.activation(self.hidden(tokens)), training=training)
         hidden = self.output_dropout(self.output_layer(hidden), training=training)
         return self.output_normalization(tokens + hidden)
 
-    def _attend(self, inputs):
-        metrics, width = inputs.shape[1:]
+    def _attend(self, projected, count: int, training):
+        width = projected.shape[-1] // 3
         head_width = width // self.heads
-        projected = ops.reshape(self.projection(inputs), (-1, metrics, 3, self.heads, head_width))
+        projected = ops.reshape(projected, (-1, count, 3, self.heads, head_width))
         queries, keys, values = ops.unstack(ops.transpose(projected, (2, 0, 3, 1, 4)))
         scores = ops.matmul(queries * head_width**-0.5, ops.transpose(keys, (0, 1, 3, 2)))
-        mixed = ops.matmul(ops.softmax(scores, axis=-1), values)
-        return self.attention_output(ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), (-1, metrics, width)))
+        empty = scores.shape[0] == 0  # PyTorch's maximum of nothing is an error
+        if count > 32 or (training and count > 1) or empty:
+            mixed = ops.matmul(ops.softmax(scores, axis=-1), values)
+        else:
+            exponentials = shifted_exponentials(scores)
+            mixed = ops.matmul(exponentials, values) / ops.sum(exponentials, axis=-1, keepdims=True)
+        return ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), (-1, width))
 
 
-def _layer_normalization(policy, name: str, shape) -> keras.layers.LayerNormalization:
-    layer = keras.layers.LayerNormalization(epsilon=1e-5, dtype=policy, name=name)
-    layer.build(shape)
-    return layer
+class _TokenNormalization(keras.layers.LayerNormalization):
+    """Layer normalisation over (M, D), with the weights of Keras' layer and a gradient that takes fewer passes."""
+
+    def call(self, inputs):
+        return normalize(inputs, self.gamma, self.beta, self.epsilon)

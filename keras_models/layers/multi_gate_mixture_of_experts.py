@@ -17,17 +17,20 @@ class MultiGateMixtureOfExperts(keras.layers.Layer):
     The experts are multi-layer perceptrons. Their first layers run as one dense product, the others batched over the
     experts. Towers are left to the caller (`GroupedDense` runs all of them at once).
 
+    Rows don't mix: a NaN or an infinity in one example's input stays in that example's output.
+
     Args:
         tasks: K, the number of gates.
-        experts: E, the number of experts.
+        experts: E, the number of experts. One alone is a bottom that all tasks share, and needs no gates.
         expert_units: Widths of the layers of each expert, first to last.
         activation: Of each of the experts' layers.
         kernel_initializer: Of the experts. The default looks at the fan-in alone, which is the same in the fused form.
 
     Example:
 
-    >>> MultiGateMixtureOfExperts(tasks=9, experts=4, expert_units=(64, 32))(np.random.rand(2, 100)).shape
-    TensorShape([2, 9, 32])
+    >>> mixture = MultiGateMixtureOfExperts(tasks=9, experts=4, expert_units=(64, 32))
+    >>> tuple(mixture(np.random.rand(2, 100)).shape)
+    (2, 9, 32)
 
     Reference: Ma et al., Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts,
     KDD 2018, equations 6 and 7. The gates have no bias, as there.
@@ -55,8 +58,9 @@ class MultiGateMixtureOfExperts(keras.layers.Layer):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     def build(self, input_shape) -> None:
-        if len(input_shape) != 2:
+        if len(input_shape) != 2 or input_shape[-1] is None:
             raise ValueError(f"expected inputs of shape (batch, width), got {tuple(input_shape)}")
+        self.input_spec = keras.layers.InputSpec(ndim=2, axes={-1: input_shape[-1]})
         first, *rest = self.expert_units
         self.first_expert_layer = keras.layers.Dense(
             self.experts * first,
@@ -79,16 +83,19 @@ class MultiGateMixtureOfExperts(keras.layers.Layer):
             layer.build((input_shape[0], self.experts, width))
             self.expert_layers.append(layer)
             width = units
-        self.gates = keras.layers.Dense(
-            self.tasks * self.experts, use_bias=False, dtype=self.dtype_policy, name="gates"
-        )
-        self.gates.build(input_shape)
+        if self.experts > 1:
+            self.gates = keras.layers.Dense(
+                self.tasks * self.experts, use_bias=False, dtype=self.dtype_policy, name="gates"
+            )
+            self.gates.build(input_shape)
 
     def call(self, inputs):
         """Maps (B, F) to (B, K, U), U the last of `expert_units`."""
         outputs = ops.reshape(self.first_expert_layer(inputs), (-1, self.experts, self.expert_units[0]))
         for layer in self.expert_layers:
             outputs = layer(outputs)
+        if self.experts == 1:
+            return ops.repeat(outputs, self.tasks, axis=1)
         gates = ops.softmax(ops.reshape(self.gates(inputs), (-1, self.tasks, self.experts)), axis=-1)
         return ops.matmul(gates, outputs)
 

@@ -18,8 +18,10 @@ class ReversibleInstanceNormalization(keras.layers.Layer):
     directions run in float32 under any dtype policy, because squared counts overflow float16; only `normalized` is
     cast to the compute dtype.
 
-    Padded steps take no part in the statistics and are 0 in the output. A series with no valid step has mean 0, and
-    one with fewer than two has variance 0: all outputs are finite.
+    Padded steps take no part in the statistics and are 0 in the output. So do values that are not numbers, infinite or
+    beyond 1e17 in size (whose squares no float32 sum holds): such a value counts as a missing step of its metric. A
+    series with no valid step has mean 0, and one with fewer than two, or a constant one, has variance 0: all outputs
+    and gradients are finite.
 
     Args:
         epsilon: Added to the variance.
@@ -44,8 +46,9 @@ class ReversibleInstanceNormalization(keras.layers.Layer):
         self.supports_masking = True
 
     def build(self, input_shape) -> None:
-        if len(input_shape) != 3:
-            raise ValueError(f"expected a sequence of shape (batch, steps, metrics), got {tuple(input_shape)}")
+        if len(input_shape) != 3 or (self.affine and input_shape[-1] is None):
+            raise ValueError(f"expected inputs of shape (batch, steps, metrics), got {tuple(input_shape)}")
+        self.metrics_count = input_shape[-1] if self.affine else None
         if self.affine:
             shape = (input_shape[-1],)
             self.scale = self.add_weight(name="scale", shape=shape, initializer="ones", autocast=False)
@@ -56,37 +59,48 @@ class ReversibleInstanceNormalization(keras.layers.Layer):
 
         Args:
             inputs: (B, T, N) series.
-            mask: (B, T), true or 1 where a step is valid; None if all are.
+            mask: (B, T) or (B, T, N), true or 1 where a step is valid; None if all are.
 
         Returns:
             normalized (B, T, N) in the compute dtype, mean (B, 1, N) and deviation (B, 1, N) in float32.
+
+        Raises:
+            ValueError: the rank or the number of metrics isn't that of `build`.
         """
-        x = ops.cast(inputs, "float32")
-        if mask is None:
-            mean = ops.mean(x, axis=1, keepdims=True)
-            variance = ops.mean(ops.square(x - mean), axis=1, keepdims=True)
-        else:
-            valid = ops.cast(ops.expand_dims(mask, -1), "float32")
-            count = ops.maximum(ops.sum(valid, axis=1, keepdims=True), 1.0)
-            mean = ops.sum(x * valid, axis=1, keepdims=True) / count
-            variance = ops.sum(ops.square(x - mean) * valid, axis=1, keepdims=True) / count
-        mean = ops.stop_gradient(mean)
-        deviation = ops.stop_gradient(ops.sqrt(variance + self.epsilon))
-        normalized = (x - mean) / deviation
-        if self.affine:
-            normalized = normalized * self.scale + self.offset
+        self._check("inputs", inputs.shape)
+        inputs = ops.cast(inputs, "float32")
+        valid = representable(inputs)
         if mask is not None:
-            normalized = normalized * valid
+            mask = ops.cast(mask, "bool")
+            valid = ops.logical_and(valid, mask if len(mask.shape) == 3 else ops.expand_dims(mask, -1))
+        x = ops.where(valid, inputs, ops.zeros_like(inputs))
+        valid = ops.cast(valid, "float32")
+        count = ops.maximum(ops.sum(valid, axis=1, keepdims=True), 1.0)
+        mean = ops.stop_gradient(ops.sum(x, axis=1, keepdims=True) / count)
+        centered = (x - mean) * valid
+        variance = ops.sum(ops.square(centered), axis=1, keepdims=True) / count
+        deviation = ops.stop_gradient(ops.sqrt(variance + self.epsilon))
+        normalized = centered / deviation
+        if self.affine:
+            normalized = normalized * self.scale + self.offset * valid
         return ops.cast(normalized, self.compute_dtype), mean, deviation
 
     def inverse(self, outputs, mean, deviation):
         """Puts `outputs` (B, any number of steps, N) on the scale of the series that `call` saw; float32."""
+        self._check("outputs", outputs.shape)
         x = ops.cast(outputs, "float32")
         if self.affine:
             x = (x - self.offset) / self.scale
         return x * deviation + mean
 
+    def _check(self, name: str, shape) -> None:
+        if len(shape) != 3 or (self.metrics_count is not None and shape[-1] not in (None, self.metrics_count)):
+            metrics = "metrics" if self.metrics_count is None else f"{self.metrics_count} metrics"
+            raise ValueError(f"{name} must have shape (batch, steps, {metrics}), got {tuple(shape)}")
+
     def compute_mask(self, inputs, mask=None):
+        if mask is not None and len(mask.shape) == 3:
+            mask = ops.any(ops.cast(mask, "bool"), axis=-1)
         return mask, None, None
 
     def compute_output_shape(self, input_shape):
@@ -95,3 +109,8 @@ class ReversibleInstanceNormalization(keras.layers.Layer):
 
     def get_config(self) -> dict:
         return {**super().get_config(), "epsilon": self.epsilon, "affine": self.affine}
+
+
+def representable(values):
+    """Where `values` are numbers of at most 1e17 in size: false for NaN, infinities and what overflows when squared."""
+    return ops.abs(values) <= 1e17

@@ -1,11 +1,6 @@
 """Runs these tests on whichever backend KERAS_BACKEND names; `make test-backends` does so on JAX and PyTorch."""
 
-import os
-
 import pytest
-
-# PyTorch and JAX start as many threads as there are cores, in each of several test processes.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -2,13 +2,14 @@ import gzip
 import json
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
 
 from keras_models.cli import evaluate
 from keras_models.metrics import grouped_auc, paired_bootstrap
+
+pyarrow = pytest.importorskip("pyarrow", reason="pyarrow, which reads logs, isn't installed here; run `make test`")
+parquet = pytest.importorskip("pyarrow.parquet")
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def log():
 
 def _write(log, path):
     if path.suffix == ".parquet":
-        pyarrow.parquet.write_table(pyarrow.table(log), path)
+        parquet.write_table(pyarrow.table(log), path)
         return path
     lines = [",".join(log), *(",".join(str(value) for value in row) for row in zip(*log.values(), strict=True))]
     text = "\n".join(lines) + "\n"

@@ -4,8 +4,11 @@ import pytest
 
 from keras_models.metrics import auc
 from keras_models.ranker import LiveRanker
+from keras_models.ranker_config import ARCHITECTURES, VARIANTS
 
 from .ranker_data import TASKS, inputs_for, small_config
+
+_TENSORFLOW_ONLY = "looks at gradients or graphs of TensorFlow; run it with KERAS_BACKEND=tensorflow (make test)"
 
 
 def _ranker(config=None, seed: int = 0, **keywords) -> LiveRanker:
@@ -28,29 +31,36 @@ def _train(ranker: LiveRanker, inputs, labels, weights=None) -> float:
 
 @pytest.fixture(scope="module")
 def trained() -> LiveRanker:
-    ranker = _ranker()
+    ranker = _ranker(variant="all")
     _train(ranker, inputs_for(ranker.config, 96), _labels(96))
     return ranker
+
+
+def _arrays(outputs) -> list[np.ndarray]:
+    return [keras.ops.convert_to_numpy(value) for value in outputs]
 
 
 def _numpy(outputs) -> dict[str, np.ndarray]:
     return {name: keras.ops.convert_to_numpy(value) for name, value in outputs.items()}
 
 
-@pytest.mark.parametrize("variant", ["base", "statistic"])
-def test_one_probability_a_task(variant):
-    ranker = _ranker(variant=variant)
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_one_probability_a_task(variant, architecture):
+    ranker = _ranker(variant=variant, architecture=architecture)
     scores = _numpy(ranker(inputs_for(ranker.config, 5)))
     assert list(scores) == list(TASKS)
     for score in scores.values():
         assert score.shape == (5, 1)
-        assert ((score > 0) & (score < 1)).all()
-        # An untrained ranker answers near the rate that `initial_logit` stands for.
-        assert score.mean() == pytest.approx(1 / (1 + np.exp(3)), abs=0.05)
+        assert ((score >= 0) & (score <= 1)).all()
+        if variant == "base" and architecture == "mmoe":
+            # An untrained ranker answers near the rate that `initial_logit` stands for.
+            assert score.mean() == pytest.approx(1 / (1 + np.exp(3)), abs=0.05)
 
 
-def test_built_from_the_configuration_alone():
-    ranker = _ranker()
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_built_from_the_configuration_alone(architecture):
+    ranker = _ranker(variant="all", architecture=architecture)
     assert ranker.built
     count = len(ranker.weights)
     ranker(inputs_for(ranker.config, 2), training=True)
@@ -59,24 +69,42 @@ def test_built_from_the_configuration_alone():
 
 def test_forecast_then_rank_is_the_whole(trained):
     ranker, inputs = trained, inputs_for(trained.config, 7)
-    foresight = ranker.forecast({name: inputs[name] for name in ("statistic_sequence", "statistic_mask")})
-    assert foresight["foresight"].shape == (7, ranker.config.foresight_size)
-    user_side = {name: value for name, value in inputs.items() if not name.startswith("statistic")}
+    foresight = ranker.forecast({name: inputs[name] for name in ranker.config.room_shapes})
+    assert tuple(foresight["foresight"].shape) == (7, ranker.config.foresight_size)
+    user_side = {name: value for name, value in inputs.items() if name in ranker.config.rank_shapes}
     split = _numpy(ranker.rank({**user_side, **foresight}))
     for task, score in _numpy(ranker(inputs)).items():
         np.testing.assert_allclose(split[task], score, atol=1e-6)
 
 
-def test_foresight_holds_forecast_level_and_encoding(trained):
+def test_foresight_holds_what_the_forecasters_say(trained):
     ranker, config, inputs = trained, trained.config, inputs_for(trained.config, 3)
     inputs["statistic_mask"][0, :4] = 0
     foresight = _numpy(ranker.forecast(inputs))["foresight"]
-    forecast, encoding = ranker.forecaster({name: inputs[name] for name in config.room_shapes})
-    forecasts, levels = config.horizon * config.metrics, config.level_size
-    np.testing.assert_array_equal(foresight[:, :forecasts], keras.ops.reshape(forecast, (3, -1)))
-    np.testing.assert_array_equal(foresight[:, levels:], keras.ops.reshape(encoding, (3, -1)))
+    begins = np.cumsum([0, *config.foresight_parts.values()])
+    parts = {
+        name: foresight[:, begin : begin + width]
+        for begin, (name, width) in zip(begins, config.foresight_parts.items(), strict=False)
+    }
+    forecast, encoding = _arrays(ranker.foresight.statistic_forecaster(inputs))
+    content, prediction = _arrays(ranker.foresight.semantic_id_forecaster(inputs))
+    probabilities, products = _arrays(ranker.foresight.product_forecaster(inputs))
+    table = keras.ops.convert_to_numpy(ranker.foresight.next_category_embedding)
+    level = parts.pop("level")
+    expected = {
+        "statistic_encoding": encoding.reshape(3, -1),
+        "historical_content": content,
+        "foresight_prediction": prediction,
+        "next_category": probabilities @ table,
+        "product_encoding": products.reshape(3, -1),
+    }
+    assert set(parts) == set(expected)
+    for name, want in expected.items():
+        np.testing.assert_allclose(parts[name], want, rtol=1e-5, atol=1e-6, err_msg=name)
 
-    latest, mean, deviation = np.moveaxis(foresight[:, forecasts:levels].reshape(3, 3, config.metrics), 1, 0)
+    forecasts = config.horizon * config.metrics
+    np.testing.assert_allclose(level[:, :forecasts], forecast.reshape(3, -1), rtol=1e-6)
+    latest, mean, deviation = np.moveaxis(level[:, forecasts:].reshape(3, 3, config.metrics), 1, 0)
     window = inputs["statistic_sequence"][0, 4:]  # valid steps of the window that ends now
     np.testing.assert_array_equal(latest, inputs["statistic_sequence"][:, -1])
     np.testing.assert_allclose(mean[0], window.mean(axis=0), rtol=1e-5)
@@ -87,26 +115,32 @@ def test_base_ignores_the_rooms_sequences():
     ranker = _ranker(variant="base")
     inputs = inputs_for(ranker.config, 4)
     want = _numpy(ranker(inputs))
-    del inputs["statistic_sequence"], inputs["statistic_mask"]
+    inputs = {name: value for name, value in inputs.items() if name in ranker.config.rank_shapes}
     for got in (_numpy(ranker(inputs)), _numpy(ranker.rank(inputs))):
         np.testing.assert_equal(got, want)
     with pytest.raises(ValueError, match='variant "base" has no forecaster'):
         ranker.forecast(inputs)
 
 
-def test_ranking_losses_give_the_forecaster_no_gradient():
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason=_TENSORFLOW_ONLY)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_ranking_losses_give_the_forecasters_no_gradient(architecture):
     import tensorflow as tf
 
-    ranker = _ranker()
+    ranker = _ranker(variant="all", architecture=architecture, categories=(2, 4, 9))
     inputs, labels = inputs_for(ranker.config, 16), _labels(16)
     # Scores depend on the forecaster's projection only once it isn't zero any more.
-    ranker.forecaster.projection.kernel.assign(keras.random.normal(ranker.forecaster.projection.kernel.shape))
+    projection = ranker.foresight.statistic_forecaster.projection.kernel
+    projection.assign(keras.random.normal(projection.shape))
     with tf.GradientTape(persistent=True) as tape:
         scores = ranker(inputs, training=True)
         ranking = sum(keras.losses.binary_crossentropy(labels[task], scores[task]) for task in TASKS)
-        forecasting = ranker.forecaster.losses[0]
-    forecasters = {id(weight) for weight in ranker.forecaster.trainable_variables}
-    assert len(forecasters) > 10
+        forecasting = sum(ranker.losses)
+    assert len(ranker.losses) == len(ranker.foresight.forecasters) == 3
+    forecasters = {
+        id(weight) for forecaster in ranker.foresight.forecasters for weight in forecaster.trainable_variables
+    }
+    assert len(forecasters) > 30
     for weight in ranker.trainable_variables:
         from_ranking = tape.gradient(ranking, weight.value)
         from_forecasting = tape.gradient(forecasting, weight.value)
@@ -118,18 +152,22 @@ def test_ranking_losses_give_the_forecaster_no_gradient():
             assert from_forecasting is None, weight.path
 
 
-def test_forecaster_trains_as_if_there_were_no_ranker():
-    inputs = inputs_for(small_config(), 64)
-    trained = []
-    for seed, weight in ((0, 1.0), (1, 100.0)):
-        ranker = _ranker(forecaster_dropout=0.2)
-        weights = {task: np.full(64, weight, np.float32) for task in TASKS}
-        _train(ranker, inputs, _labels(64, seed), weights)
-        trained.append(ranker)
-    first, second = trained
-    for got, want in zip(first.forecaster.get_weights(), second.forecaster.get_weights(), strict=True):
-        np.testing.assert_array_equal(got, want)
-    assert not np.allclose(first.logits.kernel.numpy(), second.logits.kernel.numpy())
+@pytest.mark.parametrize("source", ["statistic", "semantic_id", "product"])
+def test_forecasters_train_as_if_there_were_no_ranker(source):
+    config = small_config(variant="all")
+    inputs = inputs_for(config, 64)
+    ranker = _ranker(config)
+    ranker.compile_defaults(1e-2)
+    together = getattr(ranker.foresight, f"{source}_forecaster")
+    alone = getattr(LiveRanker(config).foresight, f"{source}_forecaster")
+    alone.set_weights(together.get_weights())
+    before = alone.get_weights()
+    _train(ranker, inputs, _labels(64))
+    alone.compile(type(ranker.optimizer)(1e-2), run_eagerly=True, jit_compile=False)
+    alone.fit({name: inputs[name] for name in config.room_shapes}, batch_size=32, shuffle=False, verbose=0)
+    for got, want, start in zip(together.get_weights(), alone.get_weights(), before, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+        assert not np.array_equal(want, start) or not want.any()
 
 
 def test_foresight_reaches_the_scores(trained):
@@ -203,7 +241,7 @@ def test_saves_and_loads(trained, tmp_path):
     np.testing.assert_equal(_numpy(loaded(inputs)), want)
 
     ranker.save_weights(tmp_path / "ranker.weights.h5")
-    warm = _ranker(seed=5)
+    warm = _ranker(ranker.config, seed=5)
     warm.load_weights(tmp_path / "ranker.weights.h5")
     np.testing.assert_equal(_numpy(warm(inputs)), want)
 
@@ -211,7 +249,7 @@ def test_saves_and_loads(trained, tmp_path):
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_trains_in_low_precision(policy):
     keras.utils.set_random_seed(0)
-    ranker = LiveRanker(small_config(), dtype=policy)
+    ranker = LiveRanker(small_config(variant="all"), dtype=policy)
     inputs = inputs_for(ranker.config, 64)
     inputs["user_counts"] *= 1e6  # beyond float16
     inputs["statistic_sequence"] *= 1e3
@@ -221,10 +259,11 @@ def test_trains_in_low_precision(policy):
         assert np.isfinite(score).all()
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason=_TENSORFLOW_ONLY)
 def test_compiled_by_xla_it_answers_the_same():
     import tensorflow as tf
 
-    ranker = _ranker()
+    ranker = _ranker(variant="all")
     inputs = {name: tf.constant(value) for name, value in inputs_for(ranker.config, 5).items()}
     compiled = _numpy(tf.function(lambda x: ranker(x), jit_compile=True)(inputs))
     for task, score in _numpy(ranker(inputs)).items():
