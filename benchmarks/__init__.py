@@ -1,1 +1,1 @@
-"""What the project promises, measured: each module has a `run()` that returns one JSON-ready object, and may have `OPTIONS`."""
+"""What the project promises, measured: each module has a `run()` that returns one JSON-ready object, and `OPTIONS`."""

@@ -58,7 +58,7 @@ def forecaster(rounds: int) -> tuple[list[dict[str, Any]], dict[str, dict[str, f
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = str(Path(folder) / "reference.npz")
-            np.savez(path, **_reference())
+            np.savez(path, allow_pickle=False, **_reference())
             environment = {"LAYERS_REFERENCE": path}
             with (
                 Worker(_MODULE, path, environment={**environment, "KERAS_BACKEND": "tensorflow"}) as tensorflow,
@@ -174,7 +174,7 @@ def check(label: str, forecast: np.ndarray, gradients: dict[str, np.ndarray]) ->
     """
     path = Path(os.environ["LAYERS_REFERENCE"]).with_name("expected.npz")
     if not path.exists():
-        np.savez(path, forecast=forecast, **gradients)
+        np.savez(path, allow_pickle=False, forecast=forecast, **gradients)
         return
     expected = dict(np.load(path))
     for name, got, tolerance in [("forecast", forecast, 1e-5), *((n, g, 1e-4) for n, g in gradients.items())]:

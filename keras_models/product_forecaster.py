@@ -51,8 +51,8 @@ class ProductForecaster(keras.Model):
     >>> ids = np.array([[-1, 7, 9]])
     >>> categories = np.array([[[-1, -1, -1], [1, 2, 3], [1, 2, 4]]])
     >>> probabilities, encoding = forecaster({"product_ids": ids, "product_categories": categories})
-    >>> probabilities.shape, encoding.shape
-    (TensorShape([1, 100]), TensorShape([1, 2, 32]))
+    >>> tuple(probabilities.shape), tuple(encoding.shape)
+    ((1, 100), (1, 2, 32))
 
     Reference: LiveForesighter, equations 4 and 5. Its "naive Transformer" has the norms before the sublayers here.
     """

@@ -20,8 +20,8 @@ class TaskNetworks(keras.layers.Layer):
         din:            logit_k = tower_k(bottom_k(x))       nothing behind the features is shared
         fm:             logit_k = b_k + <w_k, x> + sum_{i<j} <s_k * v_i, s_k * v_j>
 
-    Bottoms are networks of an expert's widths; `shared_bottom` is the mixture of one expert. The factorisation machine has one set of vectors for all tasks; each
-    task scales their entries by its own s_k, 1 at start.
+    Bottoms are networks of an expert's widths; `shared_bottom` is the mixture of one expert. The factorisation machine
+    has one set of vectors for all tasks; each task scales their entries by its own s_k, 1 at start.
 
     Args:
         config: A `RankerConfig`, or its `to_dict()`.

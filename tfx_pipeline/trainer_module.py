@@ -17,6 +17,7 @@ from beam_transforms.schema import WINDOW_MS, RankingSchema, schema_from_json
 from keras_models.export import export_ranker
 from keras_models.ranker import LiveRanker
 from keras_models.ranker_config import RankerConfig
+from keras_models.statistic_forecaster import StatisticForecaster
 from tfx_pipeline.config import TrainingConfig
 from tfx_pipeline.example_dataset import example_batches, training_batches
 from tfx_pipeline.file_names import EXTRA_FOLDER, RANKER_FILE, TRAINING_FILE, WEIGHTS_FILE
@@ -87,13 +88,14 @@ def train_and_export(
         # Keras takes the end of the first epoch for a shortage, because it can't know how many examples there are.
         warnings.filterwarnings("ignore", message="Your input ran out of data")
         history = ranker.fit(batches, epochs=training.epochs, shuffle=False, verbose=0)
+    forecaster = ranker.foresight.statistic_forecaster if config.uses("statistic") else None
     report = {
         "trained_ns": time.time_ns(),
         "warm_start": weights is not None,
         "cold_start_reason": cold_start_reason,
         "steps": int(ranker.optimizer.iterations.numpy()),
         "loss": [float(loss) for loss in history.history["loss"]],
-        "forecast_mse": _forecast_mse(ranker, eval_files, schema) if config.uses("statistic") else None,
+        "forecast_mse": _forecast_mse(forecaster, eval_files, schema) if forecaster is not None else None,
     }
     logging.info("trained the ranker: %s", report)
     export_ranker(ranker, export_to)
@@ -132,7 +134,9 @@ def _strategy() -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
 
 
-def _forecast_mse(ranker: LiveRanker, files: Sequence[str], schema: RankingSchema) -> dict[str, float | None]:
+def _forecast_mse(
+    forecaster: StatisticForecaster, files: Sequence[str], schema: RankingSchema
+) -> dict[str, float | None]:
     """Squared errors over the eval examples, each room and window counted once however many saw it."""
     seen: set[tuple[int, int]] = set()
     totals = dict.fromkeys(("model", "mean", "latest"), 0.0)
@@ -147,7 +151,7 @@ def _forecast_mse(ranker: LiveRanker, files: Sequence[str], schema: RankingSchem
         # `errors` leaves out what has nothing to forecast from, so that doesn't weigh here either.
         counted = int(mask[:, : -schema.horizon].any(axis=1).sum())
         if counted:
-            errors = ranker.foresight.statistic_forecaster.errors(sequence, mask)
+            errors = forecaster.errors(sequence, mask)
             totals = {name: total + errors[name] * counted for name, total in totals.items()}
             count += counted
     return {name: total / count if count else None for name, total in totals.items()}

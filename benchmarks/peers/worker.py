@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 ONE_THREAD = {
@@ -64,7 +64,7 @@ class Worker:
         self._answers.close()
 
 
-def serve(variants: dict[str, Callable[[], object]]) -> None:
+def serve(variants: Mapping[str, Callable[[], object]]) -> None:
     """Warms each variant, says that it is ready, and times what the other side asks for until that closes."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not stand between the answers

@@ -25,8 +25,8 @@ class CausalTransformer(keras.layers.Layer):
 
     Example:
 
-    >>> CausalTransformer(layers=1, heads=4)(np.random.rand(2, 10, 64)).shape
-    TensorShape([2, 10, 64])
+    >>> tuple(CausalTransformer(layers=1, heads=4)(np.random.rand(2, 10, 64)).shape)
+    (2, 10, 64)
 
     Reference: Vaswani et al., Attention Is All You Need, NeurIPS 2017. Departures: the norms stand before the
     sublayers and once at the end, which trains without a warm-up; attention weights are not dropped out.

@@ -53,8 +53,8 @@ class HashedEmbedding(keras.layers.Layer):
 
     Example:
 
-    >>> HashedEmbedding(bins=1000, output_dim=8, hashes=2)(np.array([[7, 10**9, -1]])).shape
-    TensorShape([1, 3, 8])
+    >>> tuple(HashedEmbedding(bins=1000, output_dim=8, hashes=2)(np.array([[7, 10**9, -1]])).shape)
+    (1, 3, 8)
 
     Reference: Serrà and Karatzoglou, Getting Deep Recommenders Fit: Bloom Embeddings (RecSys 2017, arXiv:1706.03993);
     Svenstrup et al., Hash Embeddings (NIPS 2017, arXiv:1709.03933); the finaliser is `lowbias32` of Wellons'

@@ -28,7 +28,7 @@ class InvertedTransformer(keras.layers.Layer):
         layers: Number of encoder layers.
         heads: Attention heads; must divide `model_width`.
         feed_forward_width: Hidden width of the FFN; `model_width` if None.
-        dropout: Rate of dropout on the tokens, the sublayers' outputs and inside the FFN.
+        dropout: Rate of dropout on the tokens, the attention's weights, the sublayers' outputs and inside the FFN.
         activation: Of the FFN.
 
     Example:
@@ -40,7 +40,7 @@ class InvertedTransformer(keras.layers.Layer):
     (2, 12, 64)
 
     Reference: Liu et al., iTransformer: Inverted Transformers Are Effective for Time Series Forecasting, ICLR 2024;
-    LiveForesighter, section 2.2. Unlike in the authors' code the attention weights are not dropped out.
+    LiveForesighter, section 2.2.
     """
 
     def __init__(
@@ -180,6 +180,7 @@ class _EncoderLayer(keras.layers.Layer):
         self.projection = keras.layers.Dense(3 * width, dtype=policy, name="projection")
         self.attention_output = keras.layers.Dense(width, dtype=policy, name="attention_output")
         self.attention_dropout = keras.layers.Dropout(self.dropout, dtype=policy, name="attention_dropout")
+        self.weights_dropout = keras.layers.Dropout(self.dropout, dtype=policy, name="weights_dropout")
         self.hidden = keras.layers.Dense(self.feed_forward_width, dtype=policy, name="hidden")
         self.hidden_dropout = keras.layers.Dropout(self.dropout, dtype=policy, name="hidden_dropout")
         self.output_layer = keras.layers.Dense(width, dtype=policy, name="output_layer")
@@ -209,8 +210,9 @@ class _EncoderLayer(keras.layers.Layer):
         queries, keys, values = ops.unstack(ops.transpose(projected, (2, 0, 3, 1, 4)))
         scores = ops.matmul(queries * head_width**-0.5, ops.transpose(keys, (0, 1, 3, 2)))
         empty = scores.shape[0] == 0  # PyTorch's maximum of nothing is an error
-        if count > 32 or (training and count > 1) or empty:
-            mixed = ops.matmul(ops.softmax(scores, axis=-1), values)
+        if count > 32 or training or empty:
+            weights = ops.softmax(scores, axis=-1) if count > 1 else ops.ones_like(scores)
+            mixed = ops.matmul(self.weights_dropout(weights, training=training), values)
         else:
             exponentials = shifted_exponentials(scores)
             mixed = ops.matmul(exponentials, values) / ops.sum(exponentials, axis=-1, keepdims=True)

@@ -25,6 +25,16 @@ class RowUpdates(keras.optimizers.Optimizer):
         tables: Names of the variables that are tables, besides those that a sparse gradient shows to be. The default
             is the name in `HashedEmbedding` and `keras.layers.Embedding`.
 
+    Example:
+
+    >>> class RowWiseSGD(RowUpdates, keras.optimizers.SGD):
+    ...     def row_states(self, variable):
+    ...         return []
+    ...
+    ...     def update_rows(self, gradient, rows, states, learning_rate):
+    ...         return rows - learning_rate * gradient, []
+    >>> optimizer = RowWiseSGD(0.1)
+
     Raises:
         ValueError: For `use_ema` and `gradient_accumulation_steps`, which read and write each row in each step, or if
             `tables` is a string.

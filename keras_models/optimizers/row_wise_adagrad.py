@@ -37,6 +37,7 @@ class RowWiseAdagrad(RowUpdates, keras.optimizers.Adagrad):
 
     Example:
 
+    >>> from keras_models.layers import HashedEmbedding
     >>> ids = keras.Input((2,), dtype="int64")
     >>> vectors = HashedEmbedding(1000, 8, padding_id=None)(ids)
     >>> model = keras.Model(ids, keras.layers.Dense(1)(keras.layers.Flatten()(vectors)))

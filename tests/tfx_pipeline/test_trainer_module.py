@@ -79,7 +79,9 @@ def test_the_weights_beside_the_export_are_those_of_the_export(cold, columns, sm
     keys = np.stack([rows["live_id"], rows["timestamp_ms"] // 30_000], axis=1)
     _, first = np.unique(keys, axis=0, return_index=True)
     assert len(first) < len(keys)
-    errors = ranker.foresight.statistic_forecaster.errors(rows["statistic_sequence"][first], rows["statistic_mask"][first])
+    errors = ranker.foresight.statistic_forecaster.errors(
+        rows["statistic_sequence"][first], rows["statistic_mask"][first]
+    )
     assert report["forecast_mse"] == {name: pytest.approx(error, rel=1e-5) for name, error in errors.items()}
 
 
