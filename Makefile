@@ -4,7 +4,7 @@ PYTEST := .venv/bin/python -m pytest
 
 BACKENDS_PYTHON := .venv-backends/bin/python
 
-.PHONY: help setup demo test test-slow test-backends bench docs lint format lock protos clean
+.PHONY: help setup demo test test-slow test-backends test-jax test-torch bench docs lint format lock protos clean
 
 help:  ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -32,9 +32,10 @@ test-slow: .venv/ready  ## Runs the slow and end-to-end tests
 	    --require-hashes requirements-backends.lock
 	@touch $@
 
-test-backends: .venv-backends/ready  ## Runs the tests of layers, models and examples on JAX and on PyTorch
-	KERAS_BACKEND=jax $(BACKENDS_PYTHON) -m pytest tests/keras_models tests/examples
-	KERAS_BACKEND=torch $(BACKENDS_PYTHON) -m pytest tests/keras_models tests/examples
+test-backends: test-jax test-torch  ## Runs the layers' and models' tests on JAX and on PyTorch (-j2: at once)
+
+test-jax test-torch: test-%: .venv-backends/ready
+	KERAS_BACKEND=$* $(BACKENDS_PYTHON) -m pytest tests/keras_models tests/examples
 
 bench: .venv-backends/ready  ## Measures the layers against PyTorch and DeepCTR
 	$(BACKENDS_PYTHON) -m foresight bench layers

@@ -15,8 +15,8 @@ class GroupedAUC(keras.metrics.Metric):
     `result()` is {"<name>_auc", "<name>_gauc", "<name>_uauc"}, each NaN as long as it isn't defined: without rows, with
     rows of one class only, without a user who has both classes. Counts are integers, exact up to the last division.
 
-    Rows of weight 0 and rows with a NaN score are left out; any other weight counts as 1. A label above 0.5 is
-    positive. Without users all rows are one user's, and the three figures are the same.
+    Rows of weight 0 and rows with a NaN score, label or weight are left out; any other weight counts as 1. A label
+    above 0.5 is positive. Without users all rows are one user's, and the three figures are the same.
 
     `fit` asks for the result in each step. It sorts the ring twice, whatever it holds: with the default capacity that
     takes 23 ms of one core on TensorFlow and PyTorch and 36 ms on JAX. So the figures are computed anew only in each
@@ -90,14 +90,15 @@ class GroupedAUC(keras.metrics.Metric):
             users: (B,) or (B, 1) integer ids.
         """
         scores = _vector(y_pred, "float32")
-        positives = _vector(y_true, "float32") > 0.5
+        labels = _vector(y_true, "float32")
+        positives = labels > 0.5
         users = ops.zeros_like(scores, dtype=self._integer) if users is None else _vector(users, self._integer)
-        keep = ops.logical_not(ops.isnan(scores))
+        _check_length(y_true=positives, y_pred=scores)
+        keep = ops.logical_not(ops.logical_or(ops.isnan(scores), ops.isnan(labels)))
         if sample_weight is not None:
             weight = _vector(sample_weight, "float32")
             _check_length(sample_weight=weight, y_pred=scores)
-            keep = ops.logical_and(keep, ops.not_equal(weight, 0))
-        _check_length(y_true=positives, y_pred=scores)
+            keep = ops.logical_and(keep, ops.abs(weight) > 0)  # not so for NaN
         _check_length(users=users, y_pred=scores)
         count = ops.cumsum(ops.cast(keep, self._integer))
         total = ops.sum(ops.cast(keep, self._integer))

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_models.layers._shapes import same
 from keras_models.layers.causal_transformer import CausalTransformer
 from keras_models.layers.hashed_embedding import HashedEmbedding
 
@@ -89,14 +90,8 @@ class ProductForecaster(keras.Model):
 
     def build(self, input_shape) -> None:
         """Builds for {"product_ids": (B, T), "product_categories": (B, T, levels)}."""
-        ids_shape, categories_shape = tuple(input_shape["product_ids"]), tuple(input_shape["product_categories"])
+        ids_shape = self._checked(input_shape)
         levels, policy = len(self.categories), self.dtype_policy
-        if len(ids_shape) != 2 or ids_shape[1] is None or ids_shape[1] < 2:
-            raise ValueError(f"product_ids must be of shape (batch, products), 2 products or more, got {ids_shape}")
-        if len(categories_shape) != 3 or categories_shape[1:] != (ids_shape[1], levels):
-            raise ValueError(
-                f"product_categories must be of shape (batch, {ids_shape[1]}, {levels}), got {categories_shape}"
-            )
         window = (ids_shape[0], ids_shape[1] - 1)
         self.product_embedding = HashedEmbedding(
             self.product_bins, self.embedding_dim, dtype=policy, name="product_embedding"
@@ -131,6 +126,7 @@ class ProductForecaster(keras.Model):
         Returns:
             probabilities (B, |C3|) in float32, encoding (B, T - 1, D). Neither carries a gradient in training.
         """
+        self._checked({name: x.shape for name, x in inputs.items()})
         ids, categories = inputs["product_ids"], inputs["product_categories"]
         if training:
             self.add_loss(self._self_supervised_loss(ids, categories))
@@ -138,6 +134,20 @@ class ProductForecaster(keras.Model):
         return (
             (ops.stop_gradient(probabilities), ops.stop_gradient(encoding)) if training else (probabilities, encoding)
         )
+
+    def _checked(self, shapes) -> tuple:
+        """The shape of the ids, if both shapes are there, right, and agree."""
+        for name in ("product_ids", "product_categories"):
+            if name not in shapes:
+                raise ValueError(f"inputs must hold {name!r}, got {sorted(shapes)}")
+        ids, categories = tuple(shapes["product_ids"]), tuple(shapes["product_categories"])
+        if len(ids) != 2 or ids[1] is None or ids[1] < 2:
+            raise ValueError(f"product_ids must be of shape (batch, products), 2 products or more, got {ids}")
+        if not same(categories, (ids[0], ids[1], len(self.categories))):
+            raise ValueError(
+                f"product_categories must be of shape (batch, {ids[1]}, {len(self.categories)}), got {categories}"
+            )
+        return ids
 
     def forecast(self, ids, categories):
         """Forecasts what follows `ids` (B, T - 1) with `categories` (B, T - 1, levels); returns what `call` returns."""

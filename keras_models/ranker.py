@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_models.layers._shapes import same
 from keras_models.layers.hashed_embedding import HashedEmbedding
 from keras_models.layers.running_normalization import RunningNormalization
 from keras_models.layers.soft_buckets import SoftBuckets
@@ -134,6 +135,7 @@ class LiveRanker(keras.Model):
         """
         if not self.config.foresight_size:
             raise ValueError('the variant "base" has no forecaster; build the ranker with variant="statistic"')
+        _check(inputs, self.config.room_shapes)
         room = {name: inputs[name] for name in self.config.room_shapes}
         return {"foresight": self.foresight(room, training=training)}
 
@@ -143,6 +145,7 @@ class LiveRanker(keras.Model):
 
     def _score(self, inputs, training):
         config = self.config
+        _check(inputs, config.rank_shapes)
         user, author = self.user_embedding(inputs["user_id"]), self.author_embedding(inputs["author_id"])
         entered = self.author_embedding(inputs["entered_authors"])
         is_entry = self.author_embedding.compute_mask(inputs["entered_authors"])
@@ -205,3 +208,14 @@ class LiveRanker(keras.Model):
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
         }
+
+
+def _check(inputs, shapes) -> None:
+    """Raises a ValueError unless `inputs` holds every name of `shapes`, name -> (dtype, shape without the batch)."""
+    for name, (_, shape) in shapes.items():
+        if name not in inputs:
+            raise ValueError(f"inputs must hold {name!r}, got {sorted(inputs)}")
+        given = tuple(inputs[name].shape)
+        if not given or not same(given[1:], shape):
+            expected = ", ".join(["batch", *map(str, shape)])
+            raise ValueError(f"{name} must have shape ({expected}), got {given}")

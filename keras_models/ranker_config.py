@@ -11,6 +11,11 @@ ARCHITECTURES = ("mmoe", "ple", "shared_bottom", "din", "fm")
 """How scores come out of the features. `mmoe` is the papers' ranker, the others are its baselines: progressive layered
 extraction; one bottom shared by all tasks; a network for each task behind target attention; a factorisation machine."""
 
+_TAKEN = (
+    *("user_id", "author_id", "entered_authors", "foresight", "statistic_sequence", "statistic_mask"),
+    *("semantic_ids", "run_lengths", "product_ids", "product_categories"),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class RankerConfig:
@@ -88,6 +93,8 @@ class RankerConfig:
     foresight_units: int = 16
 
     def __post_init__(self) -> None:
+        if isinstance(self.tasks, str):
+            raise ValueError(f"tasks must be a sequence of names, got the string {self.tasks!r}")
         # JSON knows lists only: what was written from a tuple is taken back as one.
         for name in ("tasks", "attention_units", "expert_units", "categories"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -109,6 +116,14 @@ class RankerConfig:
             raise ValueError(
                 f"horizon must lie between 1 and sequence_length - 1 = {self.sequence_length - 1}, got {self.horizon}"
             )
+        if self.metrics < 1 or len(self.categories) != 3:
+            raise ValueError(
+                "metrics must be at least 1 and categories the numbers of three levels, "
+                f"got metrics={self.metrics} and categories={self.categories}"
+            )
+        taken = [name for name in self.dense_features if name in _TAKEN]
+        if taken:
+            raise ValueError(f"dense_features must not have the names of other inputs, got {taken}")
         empty = [name for name, width in self.dense_features.items() if width < 1]
         if empty or not self.dense_features:
             raise ValueError(f"dense_features must be one or more names with widths of at least 1, got {empty or '{}'}")

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_models.layers._shapes import same
 from keras_models.layers.semantic_id_decoder import SemanticIdDecoder
 from keras_models.layers.semantic_id_encoder import SemanticIdEncoder
 
@@ -99,7 +100,7 @@ class SemanticIdForecaster(keras.Model):
 
     def build(self, input_shape) -> None:
         """Builds for {"semantic_ids": (B, L), "run_lengths": (B, L)}."""
-        shape = tuple(input_shape["semantic_ids"])
+        shape = _checked(input_shape)
         self.encoder.build(shape, tuple(input_shape["run_lengths"]))
         if shape[1] is not None and shape[1] < 2:
             raise ValueError(f"semantic_ids must have at least 2 entries, a context and what follows, got {shape}")
@@ -116,6 +117,7 @@ class SemanticIdForecaster(keras.Model):
             content (B, D), or (B, L * D) with pooling="flatten"; zeros for a room of padding alone,
             prediction (B, D), of which `logits` makes scores of codes. Neither carries a gradient in training.
         """
+        _checked({name: x.shape for name, x in inputs.items()})
         semantic_ids, run_lengths = inputs["semantic_ids"], inputs["run_lengths"]
         if training:
             self.add_loss(self._self_supervised_loss(semantic_ids, run_lengths))
@@ -238,6 +240,17 @@ class SemanticIdForecaster(keras.Model):
             "target": self.target,
             "pooling": self.pooling,
         }
+
+
+def _checked(shapes) -> tuple:
+    """The shape of the sequences, if both are there and of one shape."""
+    for name in ("semantic_ids", "run_lengths"):
+        if name not in shapes:
+            raise ValueError(f"inputs must hold {name!r}, got {sorted(shapes)}")
+    ids, runs = tuple(shapes["semantic_ids"]), tuple(shapes["run_lengths"])
+    if len(ids) != 2 or not same(ids, runs):
+        raise ValueError(f"semantic_ids and run_lengths must be of one shape (batch, entries), got {ids} and {runs}")
+    return ids
 
 
 def _rank(logits, target):

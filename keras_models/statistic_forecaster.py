@@ -10,6 +10,8 @@ from keras_models.layers.reversible_instance_normalization import (
     representable,
 )
 
+_OUTLIER = 100.0  # times the usual error of the mean rule: how far a batch may be off and still count in full
+
 
 @keras.saving.register_keras_serializable(package="live_foresight")
 class StatisticForecaster(keras.Model):
@@ -211,16 +213,22 @@ class StatisticForecaster(keras.Model):
         if self.relative_loss:
             mean_error = ops.sum(ops.square(mean - target) * shares, axis=(0, 1))
             any_counts = ops.cast(ops.any(counts > 0, axis=(0, 1)), "float32")
-            error = error / ops.maximum(self._updated_mean_rule_error(mean_error, any_counts), 1e-3)
+            scale = ops.maximum(self._updated_mean_rule_error(mean_error, any_counts), 1e-3)
+            error = error / ops.maximum(scale, ops.stop_gradient(mean_error) / _OUTLIER)
         return ops.mean(error)
 
     def _updated_mean_rule_error(self, error, any_counts):
         """(N,) running average of the mean rule's squared error: plain over the first 100 batches, then exponential.
 
+        A batch counts with at most `_OUTLIER` times the average so far, so that one absurd count among millions doesn't
+        end a metric's learning. There is nothing to hold the very first batch against.
+
         Args:
             error: (N,) the batch's.
             any_counts: (N,) 1, or 0 for a metric of which the batch holds nothing that counts: that changes nothing.
         """
+        limit = ops.where(self.batches > 0, ops.maximum(_OUTLIER * self.mean_rule_error, 1.0), error)
+        error = ops.minimum(error, limit)
         self.batches.assign(self.batches + any_counts)
         share = any_counts * ops.maximum(1.0 / ops.maximum(self.batches, 1.0), 0.01)
         self.mean_rule_error.assign(self.mean_rule_error + share * (error - self.mean_rule_error))

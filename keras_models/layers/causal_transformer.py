@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_models.layers._shapes import check_mask
+
 
 @keras.saving.register_keras_serializable(package="live_foresight")
 class CausalTransformer(keras.layers.Layer):
@@ -60,6 +62,7 @@ class CausalTransformer(keras.layers.Layer):
         _, entries, width = input_shape
         if width % self.heads:
             raise ValueError(f"heads must divide the inputs' width, got heads={self.heads} and a width of {width}")
+        self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: width})
         self.position_embeddings = self.add_weight(
             name="position_embeddings",
             shape=(entries, width),
@@ -70,7 +73,7 @@ class CausalTransformer(keras.layers.Layer):
         for i in range(self.layers):
             layer = _EncoderLayer(
                 heads=self.heads,
-                feed_forward_width=self.feed_forward_width or 4 * width,
+                feed_forward_width=4 * width if self.feed_forward_width is None else self.feed_forward_width,
                 dropout=self.dropout,
                 activation=self.activation,
                 dtype=self.dtype_policy,
@@ -93,6 +96,7 @@ class CausalTransformer(keras.layers.Layer):
         entries = inputs.shape[1]
         if entries > self.position_embeddings.shape[0]:
             raise ValueError(f"expected at most {self.position_embeddings.shape[0]} entries, got {entries}")
+        check_mask(mask, inputs.shape[:2])
         mask = ops.ones_like(inputs[:, :, 0], dtype="bool") if mask is None else ops.cast(mask, "bool")
         valid = ops.expand_dims(mask, -1)
         positions = ops.maximum(ops.cumsum(ops.cast(mask, "int32"), axis=1) - 1, 0)

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_models.layers._shapes import check_mask
+
 
 @keras.saving.register_keras_serializable(package="live_foresight")
 class FactorizationMachine(keras.layers.Layer):
@@ -48,9 +50,8 @@ class FactorizationMachine(keras.layers.Layer):
             (B, 1); zeros where fewer than two fields hold something.
         """
         vectors = ops.cast(inputs, "float64" if self.compute_dtype == "float64" else "float32")
+        check_mask(mask, inputs.shape[:-1])
         if mask is not None:
-            if len(mask.shape) != 2:
-                raise ValueError(f"expected a mask of shape (batch, fields), got {tuple(mask.shape)}")
             # A choice, not a product: zero times NaN is NaN.
             vectors = ops.where(ops.expand_dims(ops.cast(mask, "bool"), -1), vectors, ops.zeros_like(vectors))
         pairs = ops.square(ops.sum(vectors, axis=1)) - ops.sum(ops.square(vectors), axis=1)

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_models.layers._shapes import check_mask
 from keras_models.layers._token_operations import gelu, normalize, shifted_exponentials
 
 
@@ -108,6 +109,7 @@ class InvertedTransformer(keras.layers.Layer):
         metrics = inputs.shape[2]
         if mask is None:
             mask = getattr(inputs, "_keras_mask", None)  # Keras hands it over only where there are no covariates.
+        check_mask(mask, inputs.shape[:2])
         if covariates is not None:
             self._check("covariates", covariates.shape)
             inputs = ops.concatenate([inputs, ops.cast(covariates, inputs.dtype)], axis=-1)

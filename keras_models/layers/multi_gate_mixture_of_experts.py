@@ -1,5 +1,6 @@
 """Multi-gate mixture of experts."""
 
+import copy
 from collections.abc import Sequence
 
 import keras
@@ -76,7 +77,7 @@ class MultiGateMixtureOfExperts(keras.layers.Layer):
             layer = GroupedDense(
                 units,
                 activation=self.activation,
-                kernel_initializer=self.kernel_initializer.clone(),
+                kernel_initializer=copy.copy(self.kernel_initializer),
                 dtype=self.dtype_policy,
                 name=f"expert_layer_{i + 1}",
             )

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_models.layers._shapes import check_mask
+
 _LARGEST = 1e37  # beyond it, differences of two numbers leave float32
 _SMALLEST = 1e-37
 _SCORES_IN_MEMORY = 2**24  # 64 MiB of float32
@@ -90,6 +92,7 @@ class NearestCode(keras.layers.Layer):
     def build(self, input_shape) -> None:
         if len(input_shape) < 1 or input_shape[-1] != self.dim:
             raise ValueError(f"expected vectors of shape (..., {self.dim}), got {tuple(input_shape)}")
+        self.input_spec = keras.layers.InputSpec(min_ndim=1, axes={-1: self.dim})
 
     def set_codebook(self, codebook) -> None:
         """Replaces the codebook by a (K, E) array; raises ValueError if it is of another shape or not finite."""
@@ -105,13 +108,12 @@ class NearestCode(keras.layers.Layer):
         Returns:
             (...) int32, 0 <= index < K, or -1.
         """
+        check_mask(mask, inputs.shape[:-1])
         inputs = ops.stop_gradient(ops.cast(inputs, "float32"))
         shape = ops.shape(inputs)[:-1]
         vectors = ops.reshape(inputs, (-1, self.dim))
         valid = ops.all(ops.abs(vectors) <= _LARGEST, axis=-1)  # false for NaN
         if mask is not None:
-            if len(mask.shape) != len(shape):
-                raise ValueError(f"expected a mask of shape {tuple(inputs.shape[:-1])}, got {tuple(mask.shape)}")
             valid = ops.logical_and(valid, ops.reshape(ops.cast(mask, "bool"), (-1,)))
         codebook = ops.stop_gradient(ops.convert_to_tensor(self.codebook))
         mean = ops.sum(codebook * (1 / self.codes), axis=0)  # scaled first: the sum may leave float32

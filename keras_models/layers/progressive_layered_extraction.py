@@ -1,5 +1,6 @@
 """Progressive layered extraction."""
 
+import copy
 from collections.abc import Sequence
 
 import keras
@@ -153,7 +154,7 @@ class _CustomizedGateControl(keras.layers.Layer):
     def _child(self, kind, shape, units, name, **arguments):
         arguments = {
             "activation": self.activation,
-            "kernel_initializer": self.kernel_initializer.clone(),
+            "kernel_initializer": copy.copy(self.kernel_initializer),
             **arguments,
         }
         layer = kind(units, dtype=self.dtype_policy, name=name, **arguments)

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_models.layers._shapes import check_mask
+
 
 @keras.saving.register_keras_serializable(package="live_foresight")
 class ReversibleInstanceNormalization(keras.layers.Layer):
@@ -71,6 +73,7 @@ class ReversibleInstanceNormalization(keras.layers.Layer):
         inputs = ops.cast(inputs, "float32")
         valid = representable(inputs)
         if mask is not None:
+            check_mask(mask, inputs.shape[: max(2, len(mask.shape))])
             mask = ops.cast(mask, "bool")
             valid = ops.logical_and(valid, mask if len(mask.shape) == 3 else ops.expand_dims(mask, -1))
         x = ops.where(valid, inputs, ops.zeros_like(inputs))
@@ -90,7 +93,8 @@ class ReversibleInstanceNormalization(keras.layers.Layer):
         self._check("outputs", outputs.shape)
         x = ops.cast(outputs, "float32")
         if self.affine:
-            x = (x - self.offset) / self.scale
+            # As the authors do, so that a scale that has come to 0 gives a number.
+            x = (x - self.offset) / (self.scale + self.epsilon**2)
         return x * deviation + mean
 
     def _check(self, name: str, shape) -> None:

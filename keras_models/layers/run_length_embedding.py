@@ -10,7 +10,7 @@ class RunLengthEmbedding(keras.layers.Layer):
 
         output = Embed(min(W, Wmax)),    W >= 1
 
-    A length of 0, or less, is padding: it gives a vector of zeros and is masked.
+    A length of 0, or less, or NaN is padding: it gives a vector of zeros and is masked.
 
     Args:
         max_run_length: Wmax, rows of the table.
@@ -43,9 +43,11 @@ class RunLengthEmbedding(keras.layers.Layer):
 
     def call(self, run_lengths):
         """Maps integers of any shape to vectors of shape (*shape, D)."""
-        rows = ops.cast(ops.clip(run_lengths, 1, self.max_run_length), "int32") - 1
+        mask = self.compute_mask(run_lengths)
+        lengths = ops.where(mask, run_lengths, ops.ones_like(run_lengths))  # the one choice that NaN doesn't survive
+        rows = ops.cast(ops.clip(lengths, 1, self.max_run_length), "int32") - 1
         vectors = ops.take(self.embeddings, rows, axis=0)
-        return vectors * ops.cast(ops.expand_dims(self.compute_mask(run_lengths), -1), vectors.dtype)
+        return vectors * ops.cast(ops.expand_dims(mask, -1), vectors.dtype)
 
     def compute_mask(self, run_lengths, mask=None):
         return ops.greater(run_lengths, 0)

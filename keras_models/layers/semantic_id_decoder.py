@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_models.layers._feed_forward import FeedForward, rms_normalization
+from keras_models.layers._shapes import check_mask
 from keras_models.layers.semantic_id_encoder import masked_score
 
 
@@ -65,6 +66,7 @@ class SemanticIdDecoder(keras.layers.Layer):
             raise ValueError(
                 f"expected an encoding of shape (batch, entries, {self.model_width}), got {tuple(input_shape)}"
             )
+        self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: self.model_width})
         self.query = self.add_weight(
             name="query", shape=(self.model_width,), initializer=keras.initializers.RandomNormal(stddev=0.02)
         )
@@ -94,6 +96,7 @@ class SemanticIdDecoder(keras.layers.Layer):
         Returns:
             (B, D) prediction.
         """
+        check_mask(mask, encoding.shape[:2])
         if mask is None:
             mask = ops.ones_like(encoding[:, :, 0], dtype="bool")
         mask = ops.cast(mask, "bool")

@@ -1,9 +1,12 @@
 """Encoder of a room's sequence of semantic ids."""
 
+import copy
+
 import keras
 from keras import ops
 
 from keras_models.layers._feed_forward import FeedForward, rms_normalization
+from keras_models.layers._shapes import same
 from keras_models.layers.run_length_embedding import RunLengthEmbedding
 
 
@@ -88,11 +91,7 @@ class SemanticIdEncoder(keras.layers.Layer):
         self.supports_masking = True
 
     def build(self, semantic_ids_shape, run_lengths_shape=None) -> None:
-        if len(semantic_ids_shape) != 2 or tuple(run_lengths_shape or semantic_ids_shape) != tuple(semantic_ids_shape):
-            raise ValueError(
-                "expected semantic_ids and run_lengths, both of shape (batch, entries), "
-                f"got {tuple(semantic_ids_shape)} and {tuple(run_lengths_shape or ())}"
-            )
+        _check_shapes(semantic_ids_shape, semantic_ids_shape if run_lengths_shape is None else run_lengths_shape)
         policy = self.dtype_policy
         tokens = (*semantic_ids_shape, self.model_width)
         # Each table draws with a seed of its own: one initializer would give two tables of a shape the same numbers.
@@ -125,7 +124,7 @@ class SemanticIdEncoder(keras.layers.Layer):
         self.padding = _Padding(dtype=policy, name="padding")
 
     def _initializer(self):
-        return self.embeddings_initializer.clone()
+        return copy.copy(self.embeddings_initializer)
 
     @property
     def code_table(self):
@@ -147,6 +146,7 @@ class SemanticIdEncoder(keras.layers.Layer):
         Returns:
             (B, L, D) encoding, zeros at padding.
         """
+        _check_shapes(semantic_ids.shape, run_lengths.shape)
         mask = self.valid(semantic_ids, run_lengths)
         tokens = self.code_embedding(ops.cast(ops.where(mask, semantic_ids, 0), "int32"))
         tokens = tokens + self.run_length_embedding(run_lengths)
@@ -231,6 +231,14 @@ class _Padding(keras.layers.Layer):
 
     def call(self, inputs, mask=None):
         return inputs * ops.cast(ops.expand_dims(mask, -1), inputs.dtype)
+
+
+def _check_shapes(semantic_ids_shape, run_lengths_shape) -> None:
+    if len(semantic_ids_shape) != 2 or not same(semantic_ids_shape, run_lengths_shape):
+        raise ValueError(
+            "expected semantic_ids and run_lengths, both of shape (batch, entries), "
+            f"got {tuple(semantic_ids_shape)} and {tuple(run_lengths_shape)}"
+        )
 
 
 def masked_score(mask, dtype):

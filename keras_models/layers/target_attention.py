@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
+from keras_models.layers._shapes import same
+
 
 @keras.saving.register_keras_serializable(package="live_foresight")
 class TargetAttention(keras.layers.Layer):
@@ -15,8 +17,8 @@ class TargetAttention(keras.layers.Layer):
     over the valid entries; what stands in the others, NaN too, changes nothing. As in the paper the weights are not
     normalised, so that the output's length tells how much of the history matches; an empty history gives zeros. A
     vector that isn't finite, in the query or in a valid entry, makes its own example's output so and no other's. The
-    paper's `query - key` input is left out: it is a linear
-    function of the two others that are there, so the first layer can form it by itself.
+    paper's `query - key` input is left out: it is a linear function of the two others that are there, so the first
+    layer can form it by itself.
 
     Args:
         units: Widths of the hidden layers of the MLP; its output is one number an entry.
@@ -100,18 +102,11 @@ class TargetAttention(keras.layers.Layer):
 def _check_shapes(query_shape, keys_shape, keys_mask=None, width=None) -> None:
     """Raises a ValueError unless query (B, D), keys (B, L, D) and mask (B, L) fit each other and D is `width`."""
     query, keys = tuple(query_shape), tuple(keys_shape)
-    fit = len(query) == 2 and len(keys) == 3 and _same(query, (keys[0], keys[-1])) and keys[-1] is not None
+    fit = len(query) == 2 and len(keys) == 3 and same(query, (keys[0], keys[-1])) and keys[-1] is not None
     if not fit or width not in (None, keys[-1]):
         raise ValueError(
             f"expected a query of shape (batch, {width or 'width'}) and keys of shape (batch, entries, "
             f"{width or 'width'}), got {query} and {keys}"
         )
-    if keys_mask is not None and not _same(tuple(keys_mask.shape), keys[:2]):
+    if keys_mask is not None and not same(keys_mask.shape, keys[:2]):
         raise ValueError(f"expected keys_mask of shape (batch, entries) = {keys[:2]}, got {tuple(keys_mask.shape)}")
-
-
-def _same(shape, other) -> bool:
-    """Whether two shapes are the same, as far as they are known."""
-    return len(shape) == len(other) and all(
-        None in pair or pair[0] == pair[1] for pair in zip(shape, other, strict=True)
-    )

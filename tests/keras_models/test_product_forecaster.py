@@ -282,3 +282,11 @@ def test_rejects_what_does_not_fit():
         ProductForecaster(10, targets="first")
     with pytest.raises(ValueError, match="heads must divide model_width, got model_width=10, heads=4"):
         ProductForecaster(10, model_width=10)
+    forecaster, inputs = _forecaster(), _chain(4)
+    with pytest.raises(ValueError, match=r"inputs must hold 'product_categories', got \['product_ids'\]"):
+        forecaster({"product_ids": inputs["product_ids"]})
+    forecaster(inputs)
+    categories = inputs["product_categories"]
+    for wrong in (np.repeat(categories, 2, axis=-1), categories[:, :, :2], categories[:, 1:]):
+        with pytest.raises(ValueError, match=r"product_categories must be of shape"):
+            forecaster({**inputs, "product_categories": wrong})

@@ -98,6 +98,10 @@ def test_examples_without_semantic_ids_and_products_have_no_such_inputs():
         ({"horizon": 10}, "horizon must lie between 1 and sequence_length - 1 = 9, got 10"),
         ({"dense_features": {}}, "dense_features must be one or more names"),
         ({"dense_features": {"context": 0}}, "dense_features must be one or more names"),
+        ({"dense_features": {"user_id": 1}}, r"names of other inputs, got \['user_id'\]"),
+        ({"tasks": "ctr"}, "tasks must be a sequence of names, got the string 'ctr'"),
+        ({"metrics": 0}, "metrics must be at least 1 .* got metrics=0"),
+        ({"categories": (4, 9)}, r"three levels, got metrics=3 and categories=\(4, 9\)"),
     ],
 )
 def test_rejects_what_makes_no_ranker(changes, message):

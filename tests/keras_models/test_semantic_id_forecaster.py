@@ -340,3 +340,11 @@ def test_rejects_what_does_not_fit():
         SemanticIdForecaster(CODES).build({"semantic_ids": (None, 5), "run_lengths": (None, 4)})
     with pytest.raises(ValueError, match="codes"):
         SemanticIdForecaster(0)
+    forecaster = SemanticIdForecaster(CODES)
+    with pytest.raises(ValueError, match=r"inputs must hold 'run_lengths', got \['semantic_ids'\]"):
+        forecaster({"semantic_ids": INPUTS["semantic_ids"]})
+    forecaster(INPUTS)
+    with pytest.raises(ValueError, match="semantic_ids and run_lengths must be of one shape"):
+        forecaster({**INPUTS, "run_lengths": INPUTS["run_lengths"][:, :1]})
+    with pytest.raises(ValueError, match="inputs must hold 'semantic_ids'"):
+        forecaster({"run_lengths": INPUTS["run_lengths"]})

@@ -278,3 +278,22 @@ def test_rejects_other_shapes_than_it_was_built_for():
         forecaster({"statistic_sequence": sequence, "statistic_mask": sequence})
     with pytest.raises(ValueError, match="inputs must hold 'statistic_mask', got"):
         StatisticForecaster(2).build({"statistic_sequence": (None, 16, 3)})
+
+
+def test_one_absurd_count_does_not_end_the_learning():
+    generator = np.random.default_rng(0)
+    sequence = (generator.poisson(5, (320, 6, 3)) + 3 * np.arange(6)[:, None]).astype(np.float32)
+    mask = np.ones((320, 6), np.float32)
+    errors = []
+    for absurd in (False, True):
+        if absurd:
+            sequence[40, 5] = 1e12  # in the second batch
+        keras.utils.set_random_seed(0)
+        forecaster = StatisticForecaster(2, model_width=8, heads=2, dropout=0.0)
+        forecaster.compile(keras.optimizers.Adam(1e-2), jit_compile=keras.backend.backend() == "jax")
+        inputs = {"statistic_sequence": sequence, "statistic_mask": mask}
+        forecaster.fit(inputs, epochs=20, batch_size=32, shuffle=False, verbose=0)
+        errors.append(forecaster.errors(sequence[64:], mask[64:]))
+    clean, with_outlier = errors
+    assert clean["model"] < clean["mean"] / 2
+    assert with_outlier["model"] < with_outlier["mean"] / 2

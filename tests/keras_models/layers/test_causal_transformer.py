@@ -106,3 +106,9 @@ def test_rejects_what_does_not_fit():
     layer(SEQUENCE)
     with pytest.raises(ValueError, match="expected at most 5 entries, got 10"):
         layer.call(ops.convert_to_tensor(np.concatenate([SEQUENCE, SEQUENCE], axis=1)))
+    with pytest.raises(ValueError, match="value 8, but received"):
+        layer(SEQUENCE[..., :4])
+    with pytest.raises(ValueError, match=r"expected a mask of shape .*, got \(1, 5\)"):
+        layer(SEQUENCE, mask=np.ones((1, 5), bool))
+    with pytest.raises(ValueError, match="units=0"):
+        CausalTransformer(heads=2, feed_forward_width=0)(SEQUENCE)

@@ -93,5 +93,7 @@ def test_answers_for_an_empty_batch():
 def test_rejects_what_does_not_fit():
     with pytest.raises(ValueError, match=r"inputs of shape \(batch, fields, width\), got \(5, 7\)"):
         FactorizationMachine()(FIELDS[:, :, 0])
-    with pytest.raises(ValueError, match=r"mask of shape \(batch, fields\), got \(5, 7, 4\)"):
+    with pytest.raises(ValueError, match=r"mask of shape \(5, 7\), got \(5, 7, 4\)"):
         FactorizationMachine()(FIELDS, mask=np.ones((5, 7, 4), bool))
+    with pytest.raises(ValueError, match=r"mask of shape \(5, 7\), got \(5, 1\)"):
+        FactorizationMachine()(FIELDS, mask=np.ones((5, 1), bool))

@@ -139,6 +139,12 @@ def test_rejects_other_ranks_and_steps_than_it_was_built_for(shape):
         layer(SERIES, covariates=np.zeros(shape, np.float32))
 
 
+@pytest.mark.parametrize("shape", [(3, 1), (10,), (3, 10, 1)])
+def test_rejects_a_mask_that_would_broadcast(shape):
+    with pytest.raises(ValueError, match=r"expected a mask of shape \(3, 10\), got"):
+        InvertedTransformer(16)(SERIES, mask=np.ones(shape, np.float32))
+
+
 def test_cannot_be_built_without_steps():
     with pytest.raises(ValueError, match=r"fixed number of steps, got \(None, None, 4\)"):
         InvertedTransformer(16).build((None, None, 4))

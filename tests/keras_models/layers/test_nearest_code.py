@@ -174,3 +174,9 @@ def test_rejects_what_does_not_fit():
         NearestCode(np.float32([[0, 0], [np.nan, 0], [0, np.inf], [1, 1]]))
     with pytest.raises(ValueError, match=r"a mask of shape \(5,\), got \(5, 2\)"):
         NearestCode(CODEBOOK)(np.zeros((5, 2), np.float32), mask=np.ones((5, 2), bool))
+    with pytest.raises(ValueError, match=r"a mask of shape \(1, 5\), got \(1, 1\)"):
+        NearestCode(CODEBOOK)(np.zeros((1, 5, 2), np.float32), mask=np.ones((1, 1), bool))
+    built = NearestCode(CODEBOOK)
+    built(np.zeros((5, 2), np.float32))
+    with pytest.raises(ValueError, match=r"expected axis -1 .* value 2, but received .* \(5, 3\)"):
+        built(np.zeros((5, 3), np.float32))

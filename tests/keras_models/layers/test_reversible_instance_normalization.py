@@ -143,3 +143,6 @@ def test_rejects_what_it_cannot_normalise():
         layer(np.zeros((1, 3, 4), np.float32))
     with pytest.raises(ValueError, match=r"outputs must have shape \(batch, steps, 2 metrics\), got \(1, 3, 1\)"):
         layer.inverse(normalized[:, :, :1], mean, deviation)
+    for shape in ((1, 1), (3,), (1, 3, 1)):
+        with pytest.raises(ValueError, match="expected a mask of shape"):
+            layer(np.zeros((1, 3, 2), np.float32), mask=np.ones(shape, np.float32))

@@ -28,6 +28,11 @@ def test_takes_numbers_of_any_type(dtype):
     np.testing.assert_array_equal(got, [[[0, 0], [0, 0], [2, 20], [3, 30]]])
 
 
+def test_a_length_that_is_not_a_number_is_padding():
+    got = to_numpy(_layer()(np.array([[np.nan, 2, np.inf, -np.inf]], np.float32)))
+    np.testing.assert_array_equal(got, [[[0, 0], [2, 20], [3, 30], [0, 0]]])
+
+
 def test_padding_is_masked_and_trains_nothing():
     layer = _layer()
     np.testing.assert_array_equal(to_numpy(layer.compute_mask(LENGTHS)), LENGTHS > 0)

@@ -117,3 +117,9 @@ def test_rejects_what_does_not_fit():
         _decoder()(ENCODING[..., :4])
     with pytest.raises(ValueError, match=r"shape \(batch, entries, 8\), got \(3, 8\)"):
         _decoder()(ENCODING[:, 0])
+    built = _decoder()
+    built(ENCODING)
+    with pytest.raises(ValueError, match=r"expected axis -1 .* value 8, but received .* \(3, 5, 4\)"):
+        built(ENCODING[..., :4])
+    with pytest.raises(ValueError, match=r"expected a mask of shape \(3, 5\), got \(3, 1\)"):
+        built(ENCODING, mask=MASK[:, :1])

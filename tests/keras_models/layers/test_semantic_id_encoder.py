@@ -190,3 +190,7 @@ def test_rejects_what_does_not_fit():
         _encoder()(IDS, RUNS[:, 1:])
     with pytest.raises(ValueError, match=r"both of shape \(batch, entries\), got \(5,\) and \(5,\)"):
         _encoder()(IDS[0], RUNS[0])
+    built = _encoder()
+    built(IDS, RUNS)
+    with pytest.raises(ValueError, match=r"both of shape \(batch, entries\), got \(2, 5\) and \(2, 1\)"):
+        built(IDS, RUNS[:, 1:2])
