@@ -34,9 +34,11 @@ test-slow: .venv/ready  ## Runs the slow and end-to-end tests
 
 test-backends: test-jax test-torch  ## Runs the layers' and models' tests on JAX and on PyTorch (-j2: at once)
 
-# JAX compiles each new shape: tests that train until something is learned take minutes there.
+# JAX compiles each operation of each new shape: tests that train until something is learned, and those of the whole
+# ranker, take minutes there. KERAS_BACKEND=jax pytest tests/keras_models runs them too.
 test-jax: .venv-backends/ready
-	KERAS_BACKEND=jax $(BACKENDS_PYTHON) -m pytest tests/keras_models tests/examples -k 'not learns'
+	KERAS_BACKEND=jax $(BACKENDS_PYTHON) -m pytest tests/keras_models tests/examples -k 'not learns' \
+	    --ignore tests/keras_models/test_ranker.py
 
 test-torch: .venv-backends/ready
 	KERAS_BACKEND=torch $(BACKENDS_PYTHON) -m pytest tests/keras_models tests/examples
