@@ -55,9 +55,16 @@ def test_one_probability_a_task(variant, architecture):
     for score in scores.values():
         assert score.shape == (5, 1)
         assert ((score >= 0) & (score <= 1)).all()
-        if variant == "base" and architecture == "mmoe":
-            # An untrained ranker answers near the rate that `initial_logit` stands for.
-            assert score.mean() == pytest.approx(1 / (1 + np.exp(3)), abs=0.05)
+
+
+@pytest.mark.parametrize("architecture", ["mmoe", "fm"])
+def test_the_initial_logit_shifts_every_score(architecture):
+    def logits(initial_logit: float) -> np.ndarray:
+        ranker = _ranker(variant="base", architecture=architecture, initial_logit=initial_logit)
+        scores = np.concatenate([*_numpy(ranker(inputs_for(ranker.config, 5))).values()])
+        return np.log(scores / (1 - scores))
+
+    np.testing.assert_allclose(logits(-3.0) - logits(0.0), -3.0, atol=1e-3)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
