@@ -2,11 +2,13 @@
 
 import abc
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
-from beam_transforms.columnar import Columns, Timeline
-from beam_transforms.schema import EventKind, Task
+from beam_transforms.columnar import Columns
+from beam_transforms.room_actions import RoomActions
+from beam_transforms.schema import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Labels:
         emitted_ms: int64 (E,), the event time at which it is known.
         label: float32 (E, K), 1 where the task's event followed.
         mask: float32 (E, K), 0 where the label isn't known and must not be learned from.
-        weight: float32 (E, K), factor of the loss.
+        weight: float32 (E, K), factor of the loss. It is negative where a label learned before is taken back.
     """
 
     impression: np.ndarray
@@ -29,7 +31,20 @@ class Labels:
 
 
 class LabelPolicy(abc.ABC):
-    """When is a label known, and what is it then? One interface for every policy."""
+    """When is a label known, and what is it then? One interface for every policy.
+
+    What is emitted at `emitted_ms` follows from the events and impressions earlier than that alone. So a stream may
+    call `label` with one watermark after the other, and take the labels with last watermark < emitted_ms <= watermark:
+    together they are those of one call at the last watermark. It may forget what can't matter any more: at a watermark
+    w, impressions earlier than w - `horizon_ms`, and events earlier than the oldest kept impression - `lookback_ms`.
+
+    Attributes:
+        horizon_ms: An impression at t has its last labels at t + horizon_ms at the latest.
+        lookback_ms: How far back before an impression events matter for its labels.
+    """
+
+    horizon_ms: int
+    lookback_ms: int = 0
 
     @abc.abstractmethod
     def label(self, events: Columns, impressions: Columns, tasks: tuple[Task, ...], watermark_ms: int) -> Labels:
@@ -37,8 +52,8 @@ class LabelPolicy(abc.ABC):
 
         Args:
             events: Columns of `schema.EVENT_COLUMNS`: all events of the users in `impressions`.
-            impressions: `user_id`, `live_id` and `timestamp_ms`, each of shape (B,).
-            watermark_ms: All events earlier than this are there.
+            impressions: `user_id`, `live_id` and `timestamp_ms`, each of shape (B,), without duplicates.
+            watermark_ms: All events and impressions earlier than this are there.
         """
 
 
@@ -61,58 +76,49 @@ class FastWindow(LabelPolicy):
         if window_s <= 0:
             raise ValueError(f"window_s must be positive, got {window_s}")
         self.window_s = window_s
+        self.horizon_ms = int(window_s * 1000)
 
     def label(self, events: Columns, impressions: Columns, tasks: tuple[Task, ...], watermark_ms: int) -> Labels:
-        start = impressions["timestamp_ms"]
-        window_end = start + int(self.window_s * 1000)
-        next_impression = _next_impression(impressions)
-        label = np.zeros((len(start), len(tasks)), dtype=np.float32)
-        for column, task in enumerate(tasks):
-            needed = max(task.watch_s or 0, task.within_s or 0)
-            if needed > self.window_s:
-                raise ValueError(f"task {task.name!r} needs {needed} s, the fast window has {self.window_s} s")
-            if task.watch_s is not None:
-                watched_ms = _watched_ms(events, impressions, np.minimum(window_end, next_impression), window_end)
-                label[:, column] = watched_ms >= task.watch_s * 1000
-                continue
-            end = window_end if task.within_s is None else start + int(task.within_s * 1000)
-            label[:, column] = _first_event(events, impressions, task.kind) < np.minimum(end, next_impression)
+        require_time_for(tasks, self.window_s, "the fast window")
+        window_end = impressions["timestamp_ms"] + self.horizon_ms
         known = np.flatnonzero(window_end <= watermark_ms)
-        ones = np.ones((len(known), len(tasks)), dtype=np.float32)
-        return Labels(known, window_end[known], label[known], ones, ones)
+        label = RoomActions(events, impressions).fulfilled_ms(tasks)[known] <= window_end[known, None]
+        ones = np.ones(label.shape, dtype=np.float32)
+        return Labels(known, window_end[known], label.astype(np.float32), ones, ones)
 
 
-def _keys(columns: Columns, rows: np.ndarray | slice = slice(None)) -> list[np.ndarray]:
-    return [columns["user_id"][rows], columns["live_id"][rows]]
+def require_time_for(tasks: tuple[Task, ...], seconds: float, what: str) -> None:
+    """Raises a ValueError that names the first task which needs more than `seconds` after the impression."""
+    for task in tasks:
+        needed = max(task.watch_s or 0, task.within_s or 0)
+        if needed > seconds:
+            raise ValueError(f"task {task.name!r} needs {needed} s, {what} has {seconds} s")
 
 
-_NEVER_MS = np.iinfo(np.int64).max
+def labels_at(positive_ms: np.ndarray, negative_ms: np.ndarray, watermark_ms: int) -> Labels:
+    """Labels from the time at which each becomes known; those of one impression and one time share a row.
+
+    Args:
+        positive_ms: int64 (B, K), when the task is known to be positive, `NEVER_MS` if it isn't.
+        negative_ms: int64 (B, K), the same for negative; of each pair one at least is `NEVER_MS`.
+        watermark_ms: What is known later than this is left out.
+    """
+    known_ms = np.minimum(positive_ms, negative_ms)
+    impression, task = np.nonzero(known_ms <= watermark_ms)
+    times = known_ms[impression, task]
+    order = np.lexsort([times, impression])
+    impression, task, times = impression[order], task[order], times[order]
+    fresh = np.ones(len(order), dtype=bool)
+    fresh[1:] = (impression[1:] != impression[:-1]) | (times[1:] != times[:-1])
+    row = np.cumsum(fresh) - 1
+    label = np.zeros((int(fresh.sum()), known_ms.shape[1]), dtype=np.float32)
+    mask = np.zeros_like(label)
+    mask[row, task] = 1
+    label[row, task] = positive_ms[impression, task] == times
+    return Labels(impression[fresh], times[fresh], label, mask, np.ones_like(label))
 
 
-def _next_impression(impressions: Columns) -> np.ndarray:
-    timeline = Timeline(_keys(impressions), impressions["timestamp_ms"], _keys(impressions))
-    return _first_at_or_after(timeline, impressions, impressions["timestamp_ms"] + 1)
-
-
-def _first_event(events: Columns, impressions: Columns, kind: EventKind) -> np.ndarray:
-    chosen = events["kind"] == kind
-    timeline = Timeline(_keys(events, chosen), events["timestamp_ms"][chosen], _keys(impressions))
-    return _first_at_or_after(timeline, impressions, impressions["timestamp_ms"])
-
-
-def _first_at_or_after(timeline: Timeline, queries: Columns, since: np.ndarray) -> np.ndarray:
-    """Time of the key's first event at or after `since`, shape (queries,); the largest integer if there is none."""
-    if not len(timeline.timestamps):
-        return np.full(len(since), _NEVER_MS)
-    place = timeline.before(since)
-    found = place < timeline.end
-    return np.where(found, timeline.timestamps[np.minimum(place, len(timeline.timestamps) - 1)], _NEVER_MS)
-
-
-def _watched_ms(events: Columns, impressions: Columns, entry_before: np.ndarray, window_end: np.ndarray) -> np.ndarray:
-    entry = _first_event(events, impressions, EventKind.ENTER)
-    entered = entry < entry_before
-    chosen = events["kind"] == EventKind.LEAVE
-    timeline = Timeline(_keys(events, chosen), events["timestamp_ms"][chosen], _keys(impressions))
-    leave = _first_at_or_after(timeline, impressions, np.where(entered, entry, 0))
-    return np.where(entered, np.minimum(leave, window_end) - np.where(entered, entry, 0), 0)
+def concatenate_labels(parts: Sequence[Labels]) -> Labels:
+    """One below the other; all parts are about the same impressions and tasks."""
+    columns = [field.name for field in dataclasses.fields(Labels)]
+    return Labels(*(np.concatenate([getattr(part, name) for part in parts]) for name in columns))

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 
-from beam_transforms.labels import FastWindow
+from beam_transforms.labels import FastWindow, labels_at
+from beam_transforms.room_actions import NEVER_MS
 from beam_transforms.schema import CHAT_SCHEMA, LIVE_SCHEMA, EventKind, Task
 from tests.beam_transforms.event_logs import NOON_MS, log
+from tests.beam_transforms.label_streams import check_law_of_streams
 
 TASKS = LIVE_SCHEMA.task_names
 FAR = NOON_MS + 10_000_000
@@ -78,3 +80,34 @@ def test_a_window_shorter_than_a_task_needs_is_an_error():
         FastWindow().label(log((EventKind.LIKE, 1, 1, 0, 7, 1)), _impressions((1, 7, 1)), (task,), FAR)
     with pytest.raises(ValueError, match="window_s must be positive, got 0"):
         FastWindow(0)
+
+
+def test_many_watermarks_give_what_one_gives():
+    check_law_of_streams(FastWindow(200), 200)
+
+
+def test_nothing_in_nothing_out():
+    nothing = {name: values[:0] for name, values in _impressions((1, 7, 1)).items()}
+    assert FastWindow().label(log(), nothing, LIVE_SCHEMA.tasks, FAR).label.shape == (0, len(TASKS))
+    assert FastWindow().label(log(), _impressions((1, 7, 1)), (), FAR).label.shape == (1, 0)
+    assert _positive(FastWindow().label(log(), _impressions((1, 7, 1)), LIVE_SCHEMA.tasks, FAR), 0) == set()
+
+
+def test_labels_of_one_impression_and_time_share_a_row():
+    never = NEVER_MS
+    positive = np.array([[5, never, 9], [never, never, never], [20, 7, never]])
+    negative = np.array([[never, 5, never], [never, never, never], [never, never, 30]])
+    labels = labels_at(positive, negative, 20)
+    assert labels.impression.tolist() == [0, 0, 2, 2]
+    assert labels.emitted_ms.tolist() == [5, 9, 7, 20]
+    assert labels.mask.tolist() == [[1, 1, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]]
+    assert labels.label.tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]]
+    assert (labels.weight == 1).all()
+    assert labels.label.dtype == labels.mask.dtype == labels.weight.dtype == np.float32
+
+
+def test_ids_over_too_long_a_time_are_an_error():
+    impressions = _impressions((1, 7, 1), (2, 7, 1), (3, 7, 1))
+    impressions["timestamp_ms"] = np.array([0, 1, 2**62])
+    with pytest.raises(ValueError, match=r"3 pairs of user and room over .* ms do not fit one shard"):
+        FastWindow().label(log(), impressions, LIVE_SCHEMA.tasks, FAR)
