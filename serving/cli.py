@@ -88,20 +88,23 @@ def serve(
 @click.option("--model-name", default=DEFAULT_MODEL_NAME, show_default=True, help="Name of the model on the server.")
 @click.option(
     "--store",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_STORE,
+    metavar="LOCATION",
+    default=str(DEFAULT_STORE),
     show_default=True,
-    help="Folder of the online store that features are read from.",
+    help="Online store that features are read from: its folder, or redis://host:port/db.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def rank(user: int, limit: int, address: str, model_name: str, store: Path, as_json: bool) -> None:
+def rank(user: int, limit: int, address: str, model_name: str, store: str, as_json: bool) -> None:
     """Ranks the rooms that are live now for a user."""
-    from beam_transforms.online_store import OnlineStore
+    from beam_transforms.online_store import open_online_store
     from serving.client import RankingClient
     from serving.ranking_error import RankingError
 
     try:
-        with RankingClient(address, model_name, OnlineStore(store), deadline_s=_DEADLINE_S) as client:
+        with (
+            open_online_store(store) as features,
+            RankingClient(address, model_name, features, deadline_s=_DEADLINE_S) as client,
+        ):
             ranking = client.rank(user, limit=limit)
     except (RankingError, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error

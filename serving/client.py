@@ -22,7 +22,7 @@ class FeatureStore(Protocol):
     def request(self, user_id: int, live_ids: Sequence[int] | None = None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The rooms (B,) to rank, by default all live ones, and the inputs of `serving_default` for them (B, ...).
 
-        Raises KeyError or ValueError for a user or a room that it doesn't know.
+        Raises KeyError or ValueError for a user or a room that it doesn't know, OSError if it can't be reached.
         """
 
 
@@ -76,14 +76,16 @@ class RankingClient:
 
         Raises:
             ValueError: The limit is not positive.
-            RankingError: Unknown user or room, no server, no answer within the deadline, or an answer without a finite
-                score for each task and room.
+            RankingError: Unknown user or room, no server or store, no answer within the deadline, or an answer without
+                a finite score for each task and room.
         """
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
         end = time.monotonic() + self._client.deadline_s
         try:
             rooms, inputs = self._store.request(user_id, live_ids)
+        except OSError as error:
+            raise RankingError("UNAVAILABLE", f"the features of user {user_id} can't be read: {error}") from error
         except (KeyError, ValueError) as error:
             reason = error.args[0] if error.args else error  # str() of a KeyError would put its text into quotes
             raise RankingError("NOT_FOUND", f"no features to rank rooms for user {user_id}: {reason}") from error

@@ -1,3 +1,4 @@
+import contextlib
 import json
 from typing import ClassVar
 
@@ -40,7 +41,7 @@ class FakeClient:
 def fake(monkeypatch):
     store = beam_transforms.online_store
     monkeypatch.setattr(serving.client, "RankingClient", FakeClient)
-    monkeypatch.setattr(store, "OnlineStore", lambda path: None)
+    monkeypatch.setattr(store, "open_online_store", lambda location: contextlib.nullcontext())
     monkeypatch.setattr(FakeClient, "calls", [])
     monkeypatch.setattr(FakeClient, "error", None)
     return FakeClient
@@ -80,6 +81,13 @@ def test_rank_without_a_store_ends_with_a_clear_error(tmp_path):
     assert result.exit_code == 1
     assert str(tmp_path / "none") in result.output
     assert "Traceback" not in result.output
+
+
+def test_rank_with_a_store_that_does_not_answer_ends_with_a_clear_error():
+    result = CliRunner().invoke(rank, ["--user", "3", "--store", "redis://:secret@127.0.0.1:1/0"])
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: redis://127.0.0.1:1/0?namespace=foresight: no answer from the Redis server")
+    assert "secret" not in result.output and "Traceback" not in result.output
 
 
 @pytest.mark.parametrize("arguments", [[], ["--user", "x"], ["--user", "1", "--limit", "0"]])

@@ -134,6 +134,19 @@ def test_unknown_user_or_room_is_an_error_that_says_so(client, user, rooms, mess
     assert caught.value.code == "NOT_FOUND"
 
 
+def test_a_store_that_can_not_be_reached_is_an_error_that_says_so(server):
+    class Unreachable(FakeStore):
+        def request(self, user_id, live_ids=None):
+            raise ConnectionError("redis://127.0.0.1:1/0: no answer from the Redis server")
+
+    with (
+        RankingClient(server.address, "ranker", Unreachable()) as client,
+        pytest.raises(RankingError, match=r"user 1 can't be read: redis://127\.0\.0\.1:1/0: no answer") as caught,
+    ):
+        client.rank(1)
+    assert caught.value.code == "UNAVAILABLE"
+
+
 def test_unavailable_and_aborted_are_tried_again(server, client):
     answer = server.behave
 

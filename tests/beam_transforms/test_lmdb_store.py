@@ -1,0 +1,119 @@
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from beam_transforms import lmdb_store
+from beam_transforms.lmdb_store import LmdbStore
+from beam_transforms.online_store import SLACK_MS, open_online_store
+from beam_transforms.record_layout import layouts
+from beam_transforms.schema import ROOM_MEMORY_MS
+from tests.beam_transforms.stored_tables import (
+    BEGIN_MS,
+    CHILD,
+    NEXT_MS,
+    ROOMS,
+    SMALL_SCHEMA,
+    USERS,
+    fill,
+    run_python,
+    tables,
+)
+
+
+def test_a_full_folder_keeps_its_content(tmp_path):
+    path = tmp_path / "store"
+    with LmdbStore(path, readonly=False, map_size=2**19) as store:
+        store.write(SMALL_SCHEMA, BEGIN_MS, tables(SMALL_SCHEMA, ROOMS, USERS, BEGIN_MS, seed=0), ROOMS)
+        before = store.request(1)[1]
+        many = np.arange(20_000)
+        with pytest.raises(OSError, match="the online store is full"):
+            store.write(SMALL_SCHEMA, NEXT_MS, tables(SMALL_SCHEMA, many, [0], NEXT_MS, seed=0), many)
+        assert store.as_of_ms == BEGIN_MS
+        for name, values in store.request(1)[1].items():
+            np.testing.assert_array_equal(values, before[name])
+        store.write(SMALL_SCHEMA, NEXT_MS, {}, ROOMS)  # what is small still fits
+
+
+def test_a_full_disk_keeps_the_folders_content(tmp_path):
+    """The system refuses to let the file grow."""
+    child = run_python(
+        CHILD
+        + f"""
+import resource
+path = {str(tmp_path / "store")!r}
+with open_online_store(path, readonly=False) as store:
+    store.write(SMALL_SCHEMA, {BEGIN_MS}, tables(SMALL_SCHEMA, R, U, {BEGIN_MS}, seed=0), R)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+    many = np.arange(5000)
+    try:
+        store.write(SMALL_SCHEMA, {NEXT_MS}, tables(SMALL_SCHEMA, many, U, {NEXT_MS}, seed=0), many)
+    except OSError as error:
+        print(error)
+    print(store.as_of_ms, len(store.request(1)[0]))
+"""
+    )
+    output = child.communicate(timeout=60)[0]
+    assert "can't be written" in output and "is the disk full?" in output
+    assert output.splitlines()[-1] == f"{BEGIN_MS} 6"
+
+
+def test_what_expired_leaves_the_folder(tmp_path):
+    """Each window has rooms and users of its own. After a memory they are gone, and the file stops growing."""
+    with open_online_store(tmp_path, readonly=False) as store:
+        sizes, removed = [], 0
+        for number in range(40):
+            as_of_ms = BEGIN_MS + number * 3_600_000
+            filled = tables(SMALL_SCHEMA, ROOMS + 100 * number, USERS + 100 * number, as_of_ms, seed=number)
+            result = store.write(SMALL_SCHEMA, as_of_ms, filled, ROOMS[:1] if number else ROOMS)
+            removed += result.removed
+            sizes.append(sum(path.stat().st_size for path in tmp_path.iterdir()))
+        kept = {key[1:9] for key in _content_of(store) if key[:1] == b"\x01"}
+        rooms = [key for key in _content_of(store) if key[1:9] == layouts(SMALL_SCHEMA)[("live_id",)].version]
+        # Room 10 is live all the time, silent since the first hour. The others go after memory and slack.
+        hours = (ROOM_MEMORY_MS + SLACK_MS) // 3_600_000
+        assert len(rooms) == 1 + (hours + 1) * len(ROOMS) and removed == 40 * (6 + 18) - len(rooms) - (hours + 1) * 18
+        assert len(kept) == len(SMALL_SCHEMA.stored) and store.request(1)[0].tolist() == [10]
+
+
+def _content_of(store):
+    with store._environment.begin() as transaction:
+        return dict(transaction.cursor())
+
+
+def test_a_folder_that_was_removed_and_written_anew_is_read_anew(tmp_path):
+    fill(tmp_path / "store")
+    with open_online_store(tmp_path / "store") as old:
+        shutil.rmtree(tmp_path / "store")
+        fill(tmp_path / "store", NEXT_MS)
+        with open_online_store(tmp_path / "store") as new:
+            assert (old.as_of_ms, new.as_of_ms) == (BEGIN_MS, NEXT_MS)
+        assert old.as_of_ms == BEGIN_MS
+    with pytest.raises(ValueError, match="no online store here"):
+        open_online_store(tmp_path / "none")
+
+
+def test_stores_of_one_folder_in_one_process_share_it_between_threads(tmp_path):
+    fill(tmp_path, value=3)
+    with open_online_store(tmp_path) as first, open_online_store(tmp_path) as second:
+        second.close()
+        second.close()
+        with ThreadPoolExecutor(4) as threads:
+            answers = list(threads.map(first.request, [0, 1, 2] * 20))
+        assert all((inputs["statistic_sequence"] == 3).all() for _, inputs in answers)
+        assert [int(inputs["user_id"][0]) for _, inputs in answers] == [0, 1, 2] * 20
+
+
+def test_writing_a_window_again_changes_nothing(tmp_path, monkeypatch):
+    """Not even how far the removal of expired records has come."""
+    monkeypatch.setattr(lmdb_store, "_SWEPT", 5)
+    fill(tmp_path)
+    changed = tables(SMALL_SCHEMA, ROOMS[:1], USERS[:1], NEXT_MS, seed=3)
+    found = []
+    for _ in range(2):
+        with open_online_store(tmp_path, readonly=False) as store:
+            assert not store.write(SMALL_SCHEMA, NEXT_MS, changed, ROOMS).skipped
+            found.append(_content_of(store))
+    assert found[0] == found[1] and found[0][b"\x00swept"] != b"\x01"

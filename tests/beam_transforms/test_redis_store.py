@@ -1,0 +1,165 @@
+import socket
+import time
+
+import numpy as np
+import pytest
+from redis.connection import AbstractConnection
+
+from beam_transforms.local_redis import HOW_TO_INSTALL, LocalRedis
+from beam_transforms.online_store import SLACK_MS, open_online_store
+from beam_transforms.record_layout import layouts
+from beam_transforms.redis_store import RedisStore
+from beam_transforms.schema import MEMORY_MS, ROOM_MEMORY_MS
+from tests.beam_transforms.stored_tables import (
+    BEGIN_MS,
+    NEXT_MS,
+    ROOMS,
+    SMALL_SCHEMA,
+    USERS,
+    client_of,
+    fill,
+    tables,
+)
+
+
+def _count_trips(monkeypatch):
+    """A list that grows by one with each batch of commands that is sent and answered before the next."""
+    trips = []
+    send = AbstractConnection.send_packed_command
+
+    def counted(self, command, check_health=True):
+        trips.append(1)
+        return send(self, command, check_health)
+
+    monkeypatch.setattr(AbstractConnection, "send_packed_command", counted)
+    return trips
+
+
+def test_a_request_of_300_rooms_is_one_round_trip(redis_location, monkeypatch):
+    rooms = np.arange(300)
+    fill(redis_location, rooms=rooms)
+    with open_online_store(redis_location) as store:
+        trips = _count_trips(monkeypatch)
+        store.request(1)
+        commands = client_of(redis_location).info("commandstats")["cmdstat_mget"]["calls"]
+        for _ in range(2):
+            trips.clear()
+            found, _ = store.request(1)
+            assert (len(found), len(trips)) == (300, 1)
+        assert client_of(redis_location).info("commandstats")["cmdstat_mget"]["calls"] == commands + 2
+        fill(redis_location, NEXT_MS, rooms=rooms[:10])
+        trips.clear()
+        assert (len(store.request(1)[0]), len(trips)) == (10, 3)  # the head has changed
+        trips.clear()
+        store.request(2, [1, 2])
+        assert len(trips) == 1
+
+
+def test_records_expire_in_redis_and_live_rooms_do_not(redis_location):
+    fill(redis_location)
+    client = client_of(redis_location)
+    for key, layout in layouts(SMALL_SCHEMA).items():
+        names = [name for name in client.keys("*") if layout.version in name]
+        memory_ms = ROOM_MEMORY_MS if "live_id" in key else MEMORY_MS
+        assert names and all(0 <= memory_ms + SLACK_MS - client.pttl(name) < 60_000 for name in names)
+    assert client.ttl("test:head") == client.ttl("test:stamp") == -1
+    rooms = [name for name in client.keys("*") if layouts(SMALL_SCHEMA)[("live_id",)].version in name]
+    for name in rooms:
+        client.pexpire(name, 60_000)
+    (due,) = client.keys("test:refreshed:*")
+    assert 0 < client.pttl(due) <= SLACK_MS // 2
+    client.delete(due)
+    with open_online_store(redis_location, readonly=False) as store:
+        store.write(SMALL_SCHEMA, NEXT_MS, {}, ROOMS[:5])
+    left = sorted(client.ttl(name) for name in rooms)
+    assert left[0] <= 60 < 3600 < left[1]  # five live rooms were put off, the other one wasn't
+    client.delete(*rooms)
+    with (
+        open_online_store(redis_location) as store,
+        pytest.raises(ValueError, match="the record of live room 10 is gone"),
+    ):
+        store.request(1)
+
+
+@pytest.mark.parametrize("lost_after", [("user_id",), list(SMALL_SCHEMA.stored)[-1]])
+def test_a_redis_writer_without_the_lease_can_not_move_the_head(redis_location, lost_after):
+    fill(redis_location)
+    client = client_of(redis_location)
+    filled = tables(SMALL_SCHEMA, ROOMS, USERS, NEXT_MS, value=5)
+
+    def robbed(batches):
+        yield from batches
+        client.set("test:writer", "somebody else")
+
+    filled[lost_after] = robbed(filled[lost_after])
+    with open_online_store(redis_location, readonly=False) as store:
+        with pytest.raises(OSError, match="another writer took over"):
+            store.write(SMALL_SCHEMA, NEXT_MS, filled, ROOMS)
+        assert store.as_of_ms == BEGIN_MS and client.get("test:writer") == b"somebody else"
+    with RedisStore(redis_location, readonly=False, lease_s=0.1) as store:
+        with pytest.raises(OSError, match="another writer is at work"):
+            store.write(SMALL_SCHEMA, NEXT_MS, {}, ROOMS)
+        client.pexpire("test:writer", 50)
+        assert not store.write(SMALL_SCHEMA, NEXT_MS, {}, ROOMS).skipped
+    assert client.exists("test:writer") == 0
+
+
+def test_a_full_redis_keeps_its_head(redis_location):
+    fill(redis_location)
+    client = client_of(redis_location)
+    client.config_set("maxmemory", client.info("memory")["used_memory"] + 500_000)
+    try:
+        many = np.arange(20_000)
+        with (
+            open_online_store(redis_location, readonly=False) as store,
+            pytest.raises(OSError, match="the Redis server is full"),
+        ):
+            store.write(SMALL_SCHEMA, NEXT_MS, tables(SMALL_SCHEMA, many, [0], NEXT_MS, seed=0), many)
+    finally:
+        client.config_set("maxmemory", 0)
+    with open_online_store(redis_location) as store:
+        assert store.as_of_ms == BEGIN_MS and len(store.request(1)[0]) == len(ROOMS)
+
+
+def test_a_server_that_does_not_answer_is_named_without_the_password():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        begin = time.monotonic()
+        with pytest.raises(ConnectionError, match=f"redis://127.0.0.1:{port}/3.*no answer from the Redis") as caught:
+            open_online_store(f"redis://user:secret@127.0.0.1:{port}/3?timeout_s=0.2")
+        assert time.monotonic() - begin < 10
+    chain, error = [], caught.value
+    while error is not None:
+        chain.append(f"{error!r}")
+        error = error.__cause__ or error.__context__
+    assert "secret" not in "".join(chain)
+    with pytest.raises(ConnectionError, match="refused"):
+        open_online_store(f"redis://127.0.0.1:{port}/3")
+
+
+def test_a_wrong_password_is_an_error_without_it():
+    if not LocalRedis.installed():
+        pytest.skip(HOW_TO_INSTALL)
+    with LocalRedis("--requirepass", "s3cret/x") as running:
+        address = f"127.0.0.1:{running.port}/0"
+        with pytest.raises(OSError, match=r"invalid|WRONGPASS") as caught:
+            open_online_store(f"redis://:wrong-one@{address}", readonly=False)
+        assert "wrong-one" not in str(caught.value)
+        with open_online_store(f"redis://:s3cret%2Fx@{address}", readonly=False) as store:
+            store.write(SMALL_SCHEMA, BEGIN_MS, tables(SMALL_SCHEMA, ROOMS, USERS, BEGIN_MS, seed=0), ROOMS)
+            assert "s3cret" not in store.location
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://", "redis://h:x/0", "redis://h/a", "redis://h?namespac=1", "redis://h?namespace=a:b"]
+)
+def test_an_address_that_can_not_be_meant_is_an_error(url):
+    with pytest.raises(ValueError, match=r"expected redis://host:port/db|must be numbers"):
+        open_online_store(url)
+
+
+def test_namespaces_are_stores_of_their_own(redis_location):
+    fill(redis_location, value=1)
+    fill(redis_location.replace("=test", "=other"), NEXT_MS, rooms=ROOMS[:2], value=2)
+    with open_online_store(redis_location) as store:
+        assert store.as_of_ms == BEGIN_MS and (store.request(1)[1]["statistic_sequence"] == 1).all()
