@@ -17,7 +17,7 @@ from beam_transforms.sources.tables.value_types import AMOUNT, COUNT, DAY, FLAG,
 AUTHOR_ID = 0
 """Author of every session: a chat log is one author's."""
 
-_REQUIRED = (
+MESSAGE_COLUMNS = (
     Column("live_id", ID, ("session_id",)),
     Column("date", DAY),
     Column("offset_s", AMOUNT),
@@ -34,9 +34,10 @@ _TOLD_BY = {
     "sub": EventKind.SUBSCRIBER_COMMENT,
     "emotes": EventKind.EMOTE,
 }
-_COLUMNS = (*_REQUIRED, *_OPTIONAL)
+_COLUMNS = (*MESSAGE_COLUMNS, *_OPTIONAL)
 _WANTED = (
-    f"expected a folder with chat logs: *.csv or *.csv.gz with the columns {', '.join(c.names[0] for c in _REQUIRED)} "
+    "expected a folder with chat logs: *.csv or *.csv.gz with the columns "
+    f"{', '.join(c.names[0] for c in MESSAGE_COLUMNS)} "
     f"(and, as far as known, {', '.join(c.names[0] for c in _OPTIONAL)})"
 )
 
@@ -95,11 +96,11 @@ class ChatLogSource(Source):
         if partition not in self.partitions():
             raise ValueError(f"{partition} is not one of this source's partitions; take them from partitions()")
         started: set[int] = set()
-        for rows in read_table(Path(partition.path), _COLUMNS, _BEFORE_2100):
+        for rows in read_table(Path(partition.path), _COLUMNS, MESSAGE_TIMES):
             if isinstance(rows, DeadLetter):
                 yield rows
                 continue
-            times = _times(rows)
+            times = message_times(rows)
             rows["author_id"] = np.full(len(times), AUTHOR_ID)
             events = EventAccumulator()
             events.add(EventKind.COMMENT, rows, times, rows.get("n_chars", 0.0))
@@ -116,12 +117,13 @@ class ChatLogSource(Source):
             yield from events.batches()
 
 
-def _times(rows: Rows) -> np.ndarray:
+def message_times(rows: Rows) -> np.ndarray:
+    """When the messages were written, milliseconds since the epoch: the session's date and the offset in it."""
     return rows["date"] + np.rint(rows["offset_s"] * 1000).astype(np.int64)
 
 
-_BEFORE_2100 = RowCheck(
-    "date and offset_s should give a time before 2100", lambda rows: _times(rows) < MAX_TIMESTAMP_MS
+MESSAGE_TIMES = RowCheck(
+    "date and offset_s should give a time before 2100", lambda rows: message_times(rows) < MAX_TIMESTAMP_MS
 )
 
 
@@ -132,5 +134,5 @@ def _problem(path: Path) -> tuple[str, list[str]]:
     header = read_header(path)
     if header is None:
         return "it is empty (0 bytes)", []
-    missing = missing_columns(header, _REQUIRED)
+    missing = missing_columns(header, MESSAGE_COLUMNS)
     return f"it lacks the columns {', '.join(missing)} (it has {', '.join(header)})" if missing else "", header

@@ -19,9 +19,11 @@ from beam_transforms.sources.layout_columns import (
     USER,
     time,
 )
+from beam_transforms.sources.source import DeadLetter, Partition
 from beam_transforms.sources.table_source import Table, TableSource
 from beam_transforms.sources.tables.table import Column, Rows
 from beam_transforms.sources.tables.value_types import AMOUNT, TIMESTAMP
+from beam_transforms.sources.title_segments import TitleSegments
 
 _EVENT_KINDS = {
     "negative": EventKind.EXPOSURE,
@@ -40,6 +42,8 @@ class KuaiLiveSource(TableSource):
       click without it gives no LEAVE). `negative` gives the impressions that weren't entered.
     - `room`: ROOM_START, and ROOM_END unless the room is still live.
     - `comment` (its length isn't known: 0), `like` and `gift`: one event a row.
+
+    Segments: one a room, at its start, whose embedding is that of its title (`title_embeddings.npy`).
 
     The data set tells no follows, shares, orders or clicks on products. The profiles' accumulated columns (`accu_*`)
     hold totals over the whole period, the future included: they are never read.
@@ -75,7 +79,16 @@ class KuaiLiveSource(TableSource):
             EventKind.CART_CLICK,
         )
         self._note(f"KuaiLive tells no follows, shares, orders or clicks on products: {self._switch_off(untold)}")
-        self._note("KuaiLive has no segment embeddings: features of semantic ids are off")
+        self._titles = TitleSegments(folder, self._files.get("room"))
+        self._note(f"KuaiLive has no segment embeddings: {self._titles.note}")
+
+    def segment_partitions(self) -> list[Partition]:
+        return [Partition(str(path), "titles") for path in self._titles.paths]
+
+    def read_segments(self, partition: Partition) -> Iterator[pa.RecordBatch | DeadLetter]:
+        if partition not in self.segment_partitions():
+            raise ValueError(f"{partition} is not one of this source's; take them from segment_partitions()")
+        yield from self._titles.read()
 
     def _events(self, table: str, rows: Rows) -> Iterator[pa.RecordBatch]:
         events = EventAccumulator()

@@ -19,7 +19,9 @@ from beam_transforms.sources.layout_columns import (
     USER,
     time,
 )
-from beam_transforms.sources.source import MAX_BATCH_ROWS
+from beam_transforms.sources.products import PRODUCT_COLUMNS_READ, read_products
+from beam_transforms.sources.segment_files import SegmentFiles
+from beam_transforms.sources.source import MAX_BATCH_ROWS, DeadLetter, Partition
 from beam_transforms.sources.table_source import Table, TableSource
 from beam_transforms.sources.tables.table import Column, Rows
 from beam_transforms.sources.tables.value_types import AMOUNT, CHARACTERS, COUNT, FLAG, REENTRY, TIMESTAMP
@@ -35,6 +37,8 @@ _EVENT_KINDS = {
     "live_product_click": EventKind.PRODUCT_CLICK,
     "live_cart_click": EventKind.CART_CLICK,
 }
+
+_PRODUCTS = Table("live_product.parquet", PRODUCT_COLUMNS_READ, loss="features of products are off")
 
 _SESSION_COUNTS = {
     "live_comment": Column("comment_cnt", COUNT, default=0, required=False),
@@ -62,6 +66,8 @@ class KuaiLiveM3Source(TableSource):
     - Comments, likes, shares, gifts and follows whose table is missing are taken from the session's counts. When they
       happened isn't known: they are placed at the session's end, a millisecond apart and none before its start, so that
       they are distinct events. The length of such a comment and the price of such a gift aren't known either: 0.
+    - `live_emb_128_ts`: segments, whose `timestamp_ms` is a millisecond before their end; when a segment began isn't
+      told. `live_product`: products.
     """
 
     LAYOUT: ClassVar[str] = "KuaiLive-M3"
@@ -117,6 +123,31 @@ class KuaiLiveM3Source(TableSource):
         super().__init__(folder)
         if not self._has("reentry", self.TABLES[0]):
             self._note(f"{self.TABLES[0].file} has no enter_live_action: every session counts as an impression")
+        self._segments = SegmentFiles(folder)
+        self.notes += self._segments.notes
+        reason = self._find(folder, _PRODUCTS)
+        if reason:
+            self._note(f"{_PRODUCTS.file} {reason}: {_PRODUCTS.loss}")
+
+    def segment_partitions(self) -> list[Partition]:
+        return [Partition(str(path), "segments") for path in self._segments.paths]
+
+    def read_segments(self, partition: Partition) -> Iterator[pa.RecordBatch | DeadLetter]:
+        if partition not in self.segment_partitions():
+            raise ValueError(f"{partition} is not one of this source's; take them from segment_partitions()")
+        path = Path(partition.path)
+        authors = None if self._segments.names_authors(path) else self._room_authors()
+        yield from self._segments.read(path, authors)
+
+    def product_partitions(self) -> list[Partition]:
+        path = self._files.get(_PRODUCTS.name)
+        return [Partition(str(path), _PRODUCTS.name)] if path else []
+
+    def read_products(self, partition: Partition) -> Iterator[pa.RecordBatch | DeadLetter]:
+        if partition not in self.product_partitions():
+            raise ValueError(f"{partition} is not one of this source's; take them from product_partitions()")
+        authors = None if self._has("author_id", _PRODUCTS) else self._room_authors()
+        yield from read_products(Path(partition.path), authors)
 
     def _do_without(self, table: Table, problem: str) -> None:
         column = _SESSION_COUNTS.get(table.name)

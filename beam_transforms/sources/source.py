@@ -1,4 +1,4 @@
-"""What every source of events gives: partitions to read, batches of events, and dead letters for what can't be read."""
+"""What every source gives: partitions to read, batches of rows, and dead letters for what can't be read."""
 
 import abc
 import dataclasses
@@ -21,7 +21,7 @@ class SourceError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class DeadLetter:
-    """What couldn't be read as events, kept instead of dropped.
+    """What couldn't be read, kept instead of dropped.
 
     Attributes:
         file: Path of the file.
@@ -70,3 +70,29 @@ class Source(abc.ABC):
             Batches with schema `EVENT_ARROW_SCHEMA` of 1 to `MAX_BATCH_ROWS` rows, in any order of time; and a dead
             letter for each row that can't be read.
         """
+
+    def segment_partitions(self) -> list[Partition]:
+        """The files that segments are read from, each of them once; none where the source tells no segments."""
+        return []
+
+    def read_segments(self, partition: Partition) -> Iterator[pa.RecordBatch | DeadLetter]:
+        """Streams a partition of segments in bounded memory.
+
+        Yields:
+            Batches with schema `content.segment_arrow_schema(W)`, one W in all of them, of 1 to `MAX_SEGMENT_ROWS`
+            rows, in any order of time; and a dead letter for each row that can't be read.
+        """
+        raise ValueError(f"{partition} is not one of this source's; take them from segment_partitions()")
+
+    def product_partitions(self) -> list[Partition]:
+        """The files that products are read from, each of them once; none where the source tells no products."""
+        return []
+
+    def read_products(self, partition: Partition) -> Iterator[pa.RecordBatch | DeadLetter]:
+        """Streams a partition of products in bounded memory.
+
+        Yields:
+            Batches with schema `content.PRODUCT_ARROW_SCHEMA` of 1 to `MAX_BATCH_ROWS` rows, in any order of time; and
+            a dead letter for each row that can't be read.
+        """
+        raise ValueError(f"{partition} is not one of this source's; take them from product_partitions()")

@@ -24,6 +24,24 @@ SUFFIXES = (".csv", ".csv.gz", ".parquet")
 _LOGGER = logging.getLogger(__name__)
 
 
+def add_authors(rows: Rows, authors: RoomAuthors | None) -> int:
+    """Puts the author of each row's room into the rows, unless `authors` is None; says for how many none is known."""
+    if authors is None:
+        return 0
+    found, known = authors.find(rows["live_id"])
+    rows["author_id"] = np.where(known, found, UNKNOWN_AUTHOR)
+    return int((~known).sum())
+
+
+def warn_of_unknown_authors(path: str, rows: int) -> None:
+    _LOGGER.warning(
+        "%s: %d rows are of rooms for which no table names an author; they have author_id %d",
+        path,
+        rows,
+        UNKNOWN_AUTHOR,
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Table:
     """One table of a layout.
@@ -97,7 +115,7 @@ class TableSource(Source):
                 )
 
     def partitions(self) -> list[Partition]:
-        return [Partition(str(path), table) for table, path in self._files.items()]
+        return [Partition(str(self._files[t.name]), t.name) for t in self.TABLES if t.name in self._files]
 
     def read(self, partition: Partition) -> Iterator[pa.RecordBatch | DeadLetter]:
         table = next((table for table in self.TABLES if table.name == partition.table), None)
@@ -109,18 +127,10 @@ class TableSource(Source):
             if isinstance(item, DeadLetter):
                 yield item
                 continue
-            if authors is not None:
-                found, known = authors.find(item["live_id"])
-                item["author_id"] = np.where(known, found, UNKNOWN_AUTHOR)
-                unknown += int((~known).sum())
+            unknown += add_authors(item, authors)
             yield from self._events(table.name, item)
         if unknown:
-            _LOGGER.warning(
-                "%s: %d rows are of rooms for which no table names an author; their events have author_id %d",
-                partition.path,
-                unknown,
-                UNKNOWN_AUTHOR,
-            )
+            warn_of_unknown_authors(partition.path, unknown)
 
     @abc.abstractmethod
     def _events(self, table: str, rows: Rows) -> Iterator[pa.RecordBatch]:

@@ -44,7 +44,10 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class RowCheck:
-    """A condition between columns of a row: `holds` gives a bool array of shape (R,), `expected` says it in words."""
+    """A condition between columns of a row: `holds` gives a bool array of shape (R,), `expected` says it in words.
+
+    Rows are checked once, in the order of the file, and only those whose every value could be read.
+    """
 
     expected: str
     holds: Callable[[Rows], np.ndarray]
@@ -116,7 +119,10 @@ def _convert(
         if not valid.all():
             wrong[name] = ~valid
     bad = np.any(list(wrong.values()), axis=0) if wrong else np.zeros(len(next(iter(rows.values()))), dtype=bool)
-    unfit = ~bad & ~check.holds(rows) if check else np.zeros_like(bad)
+    unfit = np.zeros_like(bad)
+    if check and not bad.all():
+        fit = {name: values[~bad] for name, values in rows.items()} if bad.any() else rows
+        unfit[~bad] = ~check.holds(fit)
     for row in np.flatnonzero(bad | unfit):
         reasons = [_reason(name, columns[name], raw.columns[name][int(row)]) for name in wrong if wrong[name][row]]
         if check and unfit[row]:

@@ -82,11 +82,60 @@ def _words(array: pa.Array) -> Values:
     return all_valid(to_numpy(pc.count_substring_regex(text, r"[^ ]+")).astype(np.int64))
 
 
+def _texts(array: pa.Array) -> Values:
+    text = as_text(array)
+    if text is None:
+        return no_values(array)
+    contents = text.cast(pa.binary()).fill_null(b"").to_pylist()
+    values = np.array([content.decode("utf-8", "replace") for content in contents], dtype=object)
+    return Values(values, np.ones(len(text), dtype=bool), nulls(array))
+
+
 def _reentries(array: pa.Array) -> Values:
     text = as_text(array)
     if text is None:
         return no_values(array)
     return all_valid(matches(pc.ascii_trim_whitespace(text), r"(?i)^re[-_ ]?enter$"))
+
+
+def _names(array: pa.Array) -> Values:
+    text = as_text(array)
+    if text is None:
+        text = array.cast(pa.string()) if pa.types.is_integer(array.type) else None
+    if text is None:
+        return no_values(array)
+    text, missing = trimmed(text)
+    codes = np.fromiter(map(hash, text.cast(pa.binary()).to_pylist()), dtype=np.int64, count=len(text))
+    return Values(codes, ~missing, missing)
+
+
+def vectors_of(width: int) -> ValueType:
+    """Lists of `width` numbers; `Values.values` has the shape (R, width). NaN and infinity are numbers here."""
+
+    def parse(array: pa.Array) -> Values:
+        missing = nulls(array)
+        lists = pa.types.is_list(array.type) or pa.types.is_large_list(array.type)
+        if not (lists or pa.types.is_fixed_size_list(array.type)) or not _is_number(array.type.value_type):
+            return Values(np.zeros((len(array), width), dtype=np.float32), np.zeros(len(array), dtype=bool), missing)
+        valid = to_numpy(pc.equal(pc.list_value_length(array), width), False).astype(bool)
+        flat = (array if valid.all() else array.filter(pa.array(valid))).flatten()
+        vectors = to_numpy(flat, np.nan).reshape(-1, width)
+        if flat.null_count:
+            holes = nulls(flat).reshape(-1, width).any(axis=1)
+            vectors = vectors[~holes]
+            valid[np.flatnonzero(valid)[holes]] = False
+        if valid.all():
+            values = vectors.astype(np.float32, copy=False)
+        else:
+            values = np.zeros((len(array), width), dtype=np.float32)
+            values[valid] = vectors
+        return Values(values, valid, missing)
+
+    return ValueType(f"a list of {width} numbers", parse)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_floating(kind) or pa.types.is_integer(kind)
 
 
 ID = ValueType("an id (an integer >= 0)", _ids)
@@ -97,7 +146,11 @@ TIMESTAMP = ValueType("a time from 2000 to 2099 (ISO 8601, or seconds or millise
 DAY = ValueType("a date from 2000 to 2099 (ISO 8601)", parse_days)
 CHARACTERS = ValueType("text", _characters)
 """The number of characters of a text; bytes that aren't UTF-8 count as what `errors="replace"` puts there."""
+TEXT = ValueType("text", _texts)
+"""The text itself, `str` objects."""
 WORDS = ValueType("words between spaces", _words)
 """The number of words."""
 REENTRY = ValueType("text", _reentries)
 """Whether the word is `re-enter`."""
+NAME = ValueType("a name (text that isn't empty)", _names)
+"""A number that stands for the name; equal names have equal numbers within one process."""

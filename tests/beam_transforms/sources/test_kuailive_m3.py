@@ -121,6 +121,8 @@ def test_every_table_gives_its_events(folder, read):
     assert source.notes == (
         "live_like.csv names no author: that of the room in live_room_meta.parquet and live_interaction.csv is taken, "
         "and author_id 0 where there is none",
+        "live_emb_128_ts is missing or holds no shard: features of semantic ids are off",
+        "live_product.parquet is missing: features of products are off",
     )
 
 

@@ -1,0 +1,189 @@
+"""The reader of a Kafka topic's partitions."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from apache_beam.io.unbounded_source import CheckpointMark
+from kafka import OffsetAndMetadata, TopicPartition
+from kafka.errors import KafkaError, OffsetOutOfRangeError
+
+from beam_transforms.event_lines import EventLineParser, ParsedLines
+from beam_transforms.parse_event_lines import latest_ms
+from beam_transforms.sources.live_reader import LiveReader
+from beam_transforms.sources.source import DeadLetter, SourceError
+
+if TYPE_CHECKING:
+    from beam_transforms.sources.kafka_topic import KafkaTopic
+
+POLL_MS = 100
+"""How long to wait for messages when there are none."""
+
+POLL_MESSAGES = 5_000
+"""Most messages that are taken at once."""
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class KafkaMark(CheckpointMark):
+    """How far partitions are read.
+
+    Attributes:
+        offsets: Partition (as text, for JSON) -> offset of the next message.
+        newest_ms: Partition -> the newest time in it.
+        watermark_ms: The watermark.
+        commit: What tells Kafka of the offsets; only the mark that the reader itself made has it.
+    """
+
+    offsets: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    newest_ms: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    watermark_ms: int | None = None
+    commit: Callable[[Mapping[str, int]], None] | None = dataclasses.field(default=None, compare=False)
+
+    def finalize_checkpoint(self) -> None:
+        if self.commit is not None:
+            self.commit(self.offsets)
+
+
+class KafkaReader(LiveReader):
+    """Reads partitions for `KafkaTopic`, which makes it.
+
+    Args:
+        topic: What is read.
+        consumer: A connected consumer without partitions; the reader closes it.
+        partitions: What to read of the topic.
+        mark: Where to go on; a partition that isn't in it is read from the oldest message on.
+        monotonic: Seconds of a clock that doesn't jump, which tells what is idle.
+    """
+
+    def __init__(
+        self,
+        topic: KafkaTopic,
+        consumer: Any,
+        partitions: Sequence[TopicPartition],
+        mark: KafkaMark,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(mark.watermark_ms)
+        self._topic, self._consumer, self._partitions, self._monotonic = topic, consumer, list(partitions), monotonic
+        self._parser = EventLineParser(topic.embedding_width)
+        self._fetched: collections.deque[tuple[TopicPartition, list[Any]]] = collections.deque()
+        self._to_commit: Mapping[str, int] | None = None
+        self._newest = {int(number): newest for number, newest in mark.newest_ms.items()}
+        self._last_message = dict.fromkeys((partition.partition for partition in partitions), monotonic())
+        consumer.assign(self._partitions)
+        first = consumer.beginning_offsets(self._partitions)
+        self._offsets = {p.partition: int(mark.offsets.get(str(p.partition), first[p])) for p in self._partitions}
+        for partition in self._partitions:
+            offset = self._offsets[partition.partition]
+            if offset < first[partition]:
+                raise _lost(topic, partition, offset, f"the oldest one that is kept is {first[partition]}")
+            consumer.seek(partition, offset)
+
+    def get_checkpoint_mark(self) -> KafkaMark:
+        offsets = {str(number): offset for number, offset in self._offsets.items()}
+        newest = {str(number): newest for number, newest in self._newest.items()}
+        return KafkaMark(offsets, newest, self._watermark_ms, self._commit_soon)
+
+    def close(self) -> None:
+        self._commit()
+        self._consumer.close(autocommit=False)
+
+    def _next(self) -> ParsedLines | None:
+        self._commit()
+        while True:
+            if not self._fetched:
+                if self._reached_until():
+                    self._ended = True
+                    return None
+                self._fetch()
+            if not self._fetched:
+                return None
+            partition, messages = self._fetched.popleft()
+            parsed = self._parse(partition, messages)
+            if not parsed.is_empty:
+                return parsed
+
+    def _watermark_after(self, parsed: ParsedLines | None) -> int | None:
+        now = self._monotonic()
+        active = [p.partition for p in self._partitions if not self._is_idle(p, now)]
+        if any(number not in self._newest for number in active):
+            return None
+        newest = [self._newest[number] for number in active]
+        return min(newest) if newest else max(self._newest.values(), default=None)
+
+    def _is_idle(self, partition: TopicPartition, now: float) -> bool:
+        """Whether nothing came for long, and nothing is left that is known of; one that is read to its end is, too."""
+        number = partition.partition
+        if self._is_over(number):
+            return True
+        end = self._consumer.highwater(partition)
+        behind = end is not None and self._offsets[number] < end
+        return not behind and now - self._last_message[number] >= self._topic.idle_s
+
+    def _fetch(self) -> None:
+        try:
+            found = self._consumer.poll(timeout_ms=POLL_MS, max_records=POLL_MESSAGES)
+        except OffsetOutOfRangeError as error:
+            raise SourceError(f"{self._topic}: messages from {self._offsets} on are no longer kept: {error}") from error
+        for partition, messages in found.items():
+            self._last_message[partition.partition] = self._monotonic()
+            self._fetched.append((partition, messages))
+
+    def _parse(self, partition: TopicPartition, messages: list[Any]) -> ParsedLines:
+        number = partition.partition
+        self._offsets[number] = messages[-1].offset + 1
+        if self._topic.until is not None:
+            end = self._topic.until.get(number, 0)
+            messages = [message for message in messages if message.offset < end]
+            self._offsets[number] = min(self._offsets[number], max(end, 0))
+        name = f"{self._topic.topic}/{number}"
+        empty = [message for message in messages if message.value is None]
+        lines = [(message.offset, message.value.rstrip(b"\n")) for message in messages if message.value is not None]
+        counts = np.array([line.count(b"\n") + 1 for _, line in lines], dtype=np.int64)
+        positions = np.repeat(np.array([offset for offset, _ in lines], dtype=np.int64), counts)
+        latest = latest_ms(self._topic.future_ms, self._topic.clock)
+        block = b"\n".join(line for _, line in lines)
+        parsed = self._parser.parse(block, name, latest_ms=latest, positions=positions.tolist())
+        if parsed.newest_ms is not None:
+            self._newest[number] = max(parsed.newest_ms, self._newest.get(number, parsed.newest_ms))
+        letters = tuple(DeadLetter(name, message.offset, "a message without a value", "") for message in empty)
+        return dataclasses.replace(parsed, dead_letters=letters + parsed.dead_letters)
+
+    def _is_over(self, number: int) -> bool:
+        return self._topic.until is not None and self._offsets[number] >= self._topic.until.get(number, 0)
+
+    def _reached_until(self) -> bool:
+        return all(self._is_over(partition.partition) for partition in self._partitions)
+
+    def _commit_soon(self, offsets: Mapping[str, int]) -> None:
+        """Called from another thread, which the consumer doesn't bear: the next read commits."""
+        self._to_commit = offsets
+
+    def _commit(self) -> None:
+        offsets, self._to_commit = self._to_commit, None
+        if offsets is None or self._topic.group_id is None:
+            return
+        try:
+            self._consumer.commit_async(
+                {
+                    TopicPartition(self._topic.topic, int(number)): OffsetAndMetadata(offset, "")
+                    for number, offset in offsets.items()
+                }
+            )
+        except KafkaError as error:
+            _LOGGER.warning("%s: the offsets could not be committed: %s", self._topic, error)
+
+
+def _lost(topic: KafkaTopic, partition: TopicPartition, offset: int, why: str) -> SourceError:
+    return SourceError(
+        f"{topic}: partition {partition.partition} should go on at message {offset}, but {why}: messages are lost. "
+        "Run the batch pipeline over their time, and start the stream without its checkpoint"
+    )
