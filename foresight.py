@@ -4,6 +4,7 @@ import click
 
 import beam_transforms.cli
 import beam_transforms.examples_command
+import beam_transforms.features_command
 import benchmarks.cli
 import keras_models.cli
 import serving.cli
@@ -20,6 +21,7 @@ def main() -> None:
 for _commands in (
     beam_transforms.cli.COMMANDS,
     beam_transforms.examples_command.COMMANDS,
+    beam_transforms.features_command.COMMANDS,
     tfx_pipeline.cli.COMMANDS,
     tfx_pipeline.road_commands.COMMANDS,
     serving.cli.COMMANDS,

@@ -5,12 +5,15 @@ import numpy.typing as npt
 import pyarrow as pa
 from apache_beam import coders
 
+from beam_transforms._narrow_integers import narrow, widen
 from beam_transforms.schema import EVENT_COLUMNS, PADDING_ID, EventKind
 
 EVENT_ARROW_SCHEMA = pa.schema([(name, pa.type_for_alias(dtype)) for name, dtype in EVENT_COLUMNS.items()])
 """The Arrow schema of a batch of events: `EVENT_COLUMNS`. No column holds a null."""
 
 _KINDS = np.array(sorted(EventKind), dtype=np.int64)
+_SAMPLE = 2048  # bytes of a column
+_LZ4 = pa.Codec("lz4_raw")
 _ROOM_KINDS = np.array([EventKind.ROOM_START, EventKind.ROOM_END], dtype=np.int64)
 
 
@@ -73,7 +76,10 @@ def _check(columns: dict[str, np.ndarray]) -> None:
 
 
 class RecordBatchCoder(coders.Coder):
-    """Encodes a `pyarrow.RecordBatch` as an Arrow IPC stream whose buffers are compressed with LZ4.
+    """Encodes a `pyarrow.RecordBatch` as an Arrow IPC stream, with integers in as few bytes as they need.
+
+    A log of events takes half its size that way, as it would with LZ4 in several times the time. What LZ4 makes smaller
+    still, by a sample of it, is compressed too.
 
     Equal batches without nulls have equal bytes (a slice is encoded as what it shows), so the coder is deterministic
     for them; every batch of this project is one.
@@ -84,15 +90,21 @@ class RecordBatchCoder(coders.Coder):
             # A slice: IPC pads its buffers with the neighbours' bytes, which would make equal batches differ.
             value = value.take(pa.array(np.arange(value.num_rows)))
         sink = pa.BufferOutputStream()
-        options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
-        with pa.ipc.new_stream(sink, value.schema, options=options) as writer:
-            writer.write_batch(value)
+        narrowed = narrow(value)
+        compression = "lz4" if _compressible(narrowed) else None
+        options = pa.ipc.IpcWriteOptions(compression=compression, use_threads=False)
+        with pa.ipc.new_stream(sink, narrowed.schema, options=options) as writer:
+            writer.write_batch(narrowed)
         return sink.getvalue().to_pybytes()
+
+    def estimate_size(self, value: pa.RecordBatch) -> int:
+        """Bytes in memory: runners ask for many batches, and encoding one to answer would cost twice."""
+        return value.nbytes
 
     def decode(self, encoded: bytes) -> pa.RecordBatch:
         options = pa.ipc.IpcReadOptions(use_threads=False)
         with pa.ipc.open_stream(pa.py_buffer(encoded), options=options) as reader:
-            return reader.read_next_batch()
+            return widen(reader.read_next_batch())
 
     def is_deterministic(self) -> bool:
         return True
@@ -105,6 +117,19 @@ class RecordBatchCoder(coders.Coder):
 
     def __hash__(self) -> int:
         return hash(type(self))
+
+
+def _compressible(batch: pa.RecordBatch) -> bool:
+    """Whether LZ4 makes a batch a quarter of its size or less, as far as the beginnings of its columns tell."""
+    buffers = [buffer for array in batch.columns for buffer in array.buffers() if buffer is not None and buffer.size]
+    size = sum(buffer.size for buffer in buffers)
+    if size < _SAMPLE:
+        return False
+    expected = 0.0
+    for buffer in buffers:
+        sample = buffer.slice(0, min(_SAMPLE, buffer.size))
+        expected += buffer.size * min(_LZ4.compress(sample).size / sample.size, 1.0)
+    return expected < size / 4
 
 
 def register_coders() -> None:

@@ -1,28 +1,17 @@
 """Examples: impressions joined with their features as of that time and with their labels."""
 
-import abc
 from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+from apache_beam.typehints.decorators import no_annotations
 
-from beam_transforms.columnar import (
-    Columns,
-    hash_rows,
-    match_rows,
-    split_by_shard,
-    take,
-    to_batch,
-    to_columns,
-)
-from beam_transforms.context import context_features
-from beam_transforms.histories import entered_authors, history_counts
-from beam_transforms.impressions import IMPRESSION_KEY, distinct_impressions
+from beam_transforms.columnar import hash_rows, split_by_shard, take, to_batch, to_columns
+from beam_transforms.feature_stages import FeatureStages
+from beam_transforms.impressions import IMPRESSION_KEY
 from beam_transforms.labels import LabelPolicy
 from beam_transforms.schema import RankingSchema
-from beam_transforms.sharding import ShardBy
-from beam_transforms.statistics import event_columns, statistic_sequences, window_statistics
 
 _Keyed = tuple[int, pa.RecordBatch]
 
@@ -30,12 +19,18 @@ _Keyed = tuple[int, pa.RecordBatch]
 class JoinExamples(beam.PTransform):
     """Events and impressions -> (shard, batch of examples with the columns of `schema.features`).
 
-    Point in time: the features of an impression at t are computed from events with a timestamp < t, and from windows
-    whose end is <= t. Features come from the same functions that fill the online store.
+    Point in time: the features of an impression at t are those as of the end of the last window that had ended at t,
+    so they come from events before that; they are what the online store held at t. Only `context` knows t itself.
 
-    Input is a dict of two PCollections of batches, `events` and `impressions`. Bounded input: one set of labels an
-    impression at most, whatever the order of the events. Impressions whose labels aren't known by the newest event are
-    left out, and counted as `immature`. Within a shard, examples are ordered by time, user and room.
+    Input is a dict of PCollections of batches: `events`, `impressions` and, as far as the schema has them,
+    `semantic_ids` and `products`.
+
+    Bounded input: every label that the policy knows by the newest event, whatever the order of the events. Impressions
+    whose labels aren't known then are left out, and counted as `immature`. Within a shard, examples are ordered by
+    time, user and room.
+
+    Unbounded input: examples come out in the window in which their labels are final, that is when the watermark is the
+    allowed lateness past them. What comes later than that is counted as `late`, and kept under the tag `late`.
 
     Args:
         schema: What an example is.
@@ -47,128 +42,25 @@ class JoinExamples(beam.PTransform):
         super().__init__()
         self._schema, self._policy, self._shards = schema, policy, shards
 
+    @no_annotations
     def expand(self, inputs: dict[str, beam.PCollection]) -> beam.PCollection:
         watermark = (
             inputs["events"] | "NewestInBatch" >> beam.Map(_newest_ms) | "Newest" >> beam.CombineGlobally(_latest)
         )
-        sides = {
-            "user": self._grouped(inputs, "user_id")
-            | "UserSide" >> beam.ParDo(_UserSide(self._schema, self._policy), beam.pvalue.AsSingleton(watermark)),
-            "room": self._grouped(inputs, "live_id") | "RoomSide" >> beam.ParDo(_RoomSide(self._schema)),
-        }
-        if any(history.key == ("author_id",) for history in self._schema.histories):
-            sides["author"] = self._grouped(inputs, "author_id") | "AuthorSide" >> beam.ParDo(_AuthorSide(self._schema))
+        stages = FeatureStages(self._schema, self._policy, self._shards, settled_ms=watermark)
         return (
-            [
-                batches | f"Shard_{name}" >> beam.FlatMap(_by_impression, self._shards).with_output_types(_Keyed)
-                for name, batches in sides.items()
-            ]
-            | "Sides" >> beam.Flatten()
+            (inputs | stages)["examples"]
+            | "ShardImpressions" >> beam.FlatMap(_by_impression, self._shards).with_output_types(_Keyed)
             | "Meet" >> beam.GroupByKey()
-            | "Join" >> beam.FlatMapTuple(self._join).with_output_types(_Keyed)
+            | "Order" >> beam.MapTuple(self._ordered).with_output_types(_Keyed)
         )
 
-    def _grouped(self, inputs: dict[str, beam.PCollection], column: str) -> beam.PCollection:
-        return (
-            [batches | f"Shard_{name}_{column}" >> ShardBy(column, self._shards) for name, batches in inputs.items()]
-            | f"Flatten_{column}" >> beam.Flatten()
-            | f"Group_{column}" >> beam.GroupByKey()
-        )
-
-    def _join(self, shard: int, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, pa.RecordBatch]]:
-        by_side: dict[str, list[pa.RecordBatch]] = {}
-        for batch in batches:
-            by_side.setdefault(batch.schema.names[-1], []).append(batch)
-        sides = [to_columns(side) for side in by_side.values()]
-        labelled = [side for side in sides if "label" in side]
-        if not labelled:
-            return
-        examples = labelled[0]
-        examples = take(examples, np.lexsort([examples["live_id"], examples["user_id"], examples["timestamp_ms"]]))
-        key = [examples[name] for name in IMPRESSION_KEY]
-        for side in sides:
-            if "label" not in side:
-                rows = match_rows([side[name] for name in IMPRESSION_KEY], key)
-                examples |= {name: values[rows] for name, values in side.items() if name not in IMPRESSION_KEY}
-        yield shard, to_batch({feature.name: examples[feature.name] for feature in self._schema.features})
-
-
-class _Side(beam.DoFn):
-    """Works on all events and impressions of a shard; subclasses say what they tell about the impressions."""
-
-    def __init__(self, schema: RankingSchema) -> None:
-        super().__init__()
-        self.schema = schema
-
-    def process(self, group: tuple[int, Iterable[pa.RecordBatch]], watermark_ms: int = 0) -> Iterator[pa.RecordBatch]:
-        batches = list(group[1])
-        events = [batch for batch in batches if "kind" in batch.schema.names]
-        impressions = [batch for batch in batches if "kind" not in batch.schema.names]
-        if impressions:
-            distinct = distinct_impressions(impressions)
-            yield to_batch(self.features(event_columns(events, self.schema.deduplicate), distinct, watermark_ms))
-
-    @abc.abstractmethod
-    def features(self, events: Columns, impressions: Columns, watermark_ms: int) -> Columns:
-        """The columns of `IMPRESSION_KEY` and those that this side adds."""
-
-    def counts(self, events: Columns, impressions: Columns, key_column: str) -> Columns:
-        return {
-            history.feature_name: history_counts(events, impressions, history)
-            for history in self.schema.histories
-            if history.key[0] == key_column
-        }
-
-
-class _UserSide(_Side):
-    """Everything that the events of one user tell: labels, histories, the authors entered last."""
-
-    def __init__(self, schema: RankingSchema, policy: LabelPolicy) -> None:
-        super().__init__(schema)
-        self._policy = policy
-
-    def features(self, events: Columns, impressions: Columns, watermark_ms: int) -> Columns:
-        labels = self._policy.label(events, impressions, self.schema.tasks, watermark_ms)
-        count = len(impressions["user_id"])
-        beam.metrics.Metrics.counter("examples", "impressions").inc(count)
-        beam.metrics.Metrics.counter("examples", "immature").inc(count - len(np.unique(labels.impression)))
-        known = take(impressions, labels.impression)
-        return (
-            {name: known[name] for name in (*IMPRESSION_KEY, "author_id")}
-            | {"entered_authors": entered_authors(events, known, self.schema.entered_authors_length)}
-            | self.counts(events, known, "user_id")
-            | {"label_weight": labels.weight, "label_mask": labels.mask, "label": labels.label}
-        )
-
-
-class _RoomSide(_Side):
-    """Everything that the events of one room tell: its statistic sequence and its age."""
-
-    def features(self, events: Columns, impressions: Columns, watermark_ms: int) -> Columns:
-        windows = window_statistics(events, self.schema.metrics)
-        sequence, mask = statistic_sequences(windows, impressions, self.schema.metrics, self.schema.sequence_length)
-        opened = opening_ms(events, impressions["live_id"])
-        return (
-            {name: impressions[name] for name in IMPRESSION_KEY}
-            | {"statistic_sequence": sequence.reshape(len(sequence), sequence[0].size), "statistic_mask": mask}
-            | self.counts(events, impressions, "live_id")
-            | {"context": context_features(opened, impressions["timestamp_ms"])}
-        )
-
-
-class _AuthorSide(_Side):
-    """Everything that the events of all rooms of one author tell."""
-
-    def features(self, events: Columns, impressions: Columns, watermark_ms: int) -> Columns:
-        return {name: impressions[name] for name in IMPRESSION_KEY} | self.counts(events, impressions, "author_id")
-
-
-def opening_ms(events: Columns, live_ids: np.ndarray) -> np.ndarray:
-    """Time of the first event of each room asked for (its ROOM_START where the log has it); the maximum if none."""
-    rooms, room = np.unique(np.concatenate([events["live_id"], live_ids]), return_inverse=True)
-    first = np.full(len(rooms), np.iinfo(np.int64).max)
-    np.minimum.at(first, room[: len(events["live_id"])], events["timestamp_ms"])
-    return first[room[len(events["live_id"]) :]]
+    def _ordered(self, shard: int, batches: Iterable[pa.RecordBatch]) -> _Keyed:
+        examples = to_columns(list(batches))
+        positives = examples["label"].sum(axis=1)
+        keys = [positives, *(examples[name] for name in ("emitted_ms", "live_id", "user_id", "timestamp_ms"))]
+        order = np.lexsort(keys)
+        return shard, to_batch(take({f.name: examples[f.name] for f in self._schema.features}, order))
 
 
 def _newest_ms(batch: pa.RecordBatch) -> int:
@@ -181,6 +73,6 @@ def _latest(times: Iterable[int]) -> int:
     return max(times, default=0)
 
 
-def _by_impression(batch: pa.RecordBatch, shards: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+def _by_impression(batch: pa.RecordBatch, shards: int) -> Iterator[_Keyed]:
     keys = [batch.column(batch.schema.get_field_index(name)).to_numpy() for name in IMPRESSION_KEY]
     yield from split_by_shard(batch, (hash_rows(keys) % np.uint64(shards)).astype(np.int64))

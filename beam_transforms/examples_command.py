@@ -20,13 +20,11 @@ _HOUR_MS = 3_600_000
 @click.option("--input", "folder", type=click.Path(path_type=Path), required=True, help="Folder with the events.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for Span-<N>.")
 @click.option("--span-hours", type=click.IntRange(1), default=1, show_default=True, help="Length of a span.")
-@click.option(
-    "--store", type=click.Path(path_type=Path, file_okay=False), help="Online store to fill as of --as-of-ms."
-)
+@click.option("--store", help="Online store to fill as of --as-of-ms: a folder or redis://host:port/db.")
 @click.option("--as-of-ms", type=click.IntRange(0), help="Time of the store's features, milliseconds since the epoch.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def examples(
-    source: str, folder: Path, out: Path, span_hours: int, store: Path | None, as_of_ms: int | None, as_json: bool
+    source: str, folder: Path, out: Path, span_hours: int, store: str | None, as_of_ms: int | None, as_json: bool
 ) -> None:
     """Turns events into examples by span, and fills the online store.
 

@@ -1,116 +1,134 @@
-"""Features of all users and live rooms as of one time, for the online store."""
+"""WriteOnlineFeatures: records of the online store -> the store, a window at a time."""
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+from apache_beam.coders import StrUtf8Coder, TupleCoder, VarIntCoder
+from apache_beam.transforms.timeutil import TimeDomain
+from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec, TimerSpec, on_timer
+from apache_beam.typehints.decorators import no_annotations
+from apache_beam.utils.timestamp import Timestamp
 
-from beam_transforms.columnar import Columns, distinct_rows, to_batch, to_columns
-from beam_transforms.examples import opening_ms
-from beam_transforms.histories import entered_authors, history_counts
-from beam_transforms.online_store import OnlineStore
-from beam_transforms.schema import EventKind, RankingSchema
-from beam_transforms.sharding import ShardBy
-from beam_transforms.statistics import event_columns, statistic_sequences, window_statistics
+from beam_transforms.columnar import to_columns
+from beam_transforms.events import RecordBatchCoder
+from beam_transforms.online_store import OnlineStore, open_online_store
+from beam_transforms.schema import WINDOW_MS, RankingSchema
+from beam_transforms.stage import stored_table
 
-_SILENT_MS = 600_000
+_Row = tuple[str, pa.RecordBatch]
+_AFTER_STAGES_MS = 10  # later than each stage's step at a window's end
 
 
 class WriteOnlineFeatures(beam.PTransform):
-    """Batches of events -> the online store at `path`, with the features as of `as_of_ms`.
+    """The tables `stored_<key>` of `FeatureStages` -> the online store; gives the number of live rooms.
 
-    Only events before that time are seen, by the same functions that compute the features of examples: a request at
-    that time gets the features that an impression at that time has.
+    One writer writes: a window's records of all keys, and then the store's head.
 
-    A room is live if it has opened and not ended. One without ROOM_START (no metadata) is live if anything happened in
-    it within the last ten minutes.
+    Bounded input: replaces the store's content, as of `as_of_ms`.
+
+    Unbounded input: at each window's end the records that changed in it. The head moves on with every window while a
+    room is live, and once more when none is any longer. A window that is sent again, after a crash, changes nothing.
+    Late rows change records with the next window.
 
     Args:
-        path: Folder of the store; its content is replaced in one transaction.
+        location: Of the store, see `open_online_store`.
         schema: What is stored.
-        as_of_ms: The time.
-        shards: Number of groups that can be worked on in parallel.
+        as_of_ms: Bounded input only: the time at which the features hold.
     """
 
-    def __init__(self, path: Path, schema: RankingSchema, as_of_ms: int, shards: int = 16) -> None:
+    def __init__(self, location: str, schema: RankingSchema, as_of_ms: int | None = None) -> None:
         super().__init__()
-        self._path, self._schema, self._as_of_ms, self._shards = Path(path), schema, as_of_ms, shards
+        self._location, self._schema, self._as_of_ms = str(location), schema, as_of_ms
 
-    def expand(self, events: beam.PCollection) -> beam.PCollection:
-        earlier = events | "Earlier" >> beam.Map(self._earlier).with_output_types(pa.RecordBatch)
-        by_first_column: dict[str, list[tuple[str, ...]]] = {}
-        for key in self._schema.stored:
-            by_first_column.setdefault(key[0], []).append(key)
-        tables = [
-            earlier
-            | f"Shard_{column}" >> ShardBy(column, self._shards)
-            | f"Group_{column}" >> beam.GroupByKey()
-            | f"Features_{column}" >> beam.FlatMap(self._features, keys).with_output_types(tuple[str, pa.RecordBatch])
-            for column, keys in by_first_column.items()
-        ]
-        return (
-            tables
-            | beam.Flatten()
-            | "OneWriter"
-            >> beam.Map(lambda keyed: (0, keyed)).with_output_types(tuple[int, tuple[str, pa.RecordBatch]])
-            | beam.GroupByKey()
-            | beam.MapTuple(self._write)
+    @no_annotations
+    def expand(self, tables: Mapping[str, beam.PCollection]) -> beam.PCollection:
+        stored = {stored_table(key): tables[stored_table(key)] for key in self._schema.stored}
+        rows = [
+            batches
+            | f"Name_{name}"
+            >> beam.Map(lambda batch, name: (0, (name, batch)), name=name).with_output_types(tuple[int, _Row])
+            for name, batches in stored.items()
+        ] | beam.Flatten()
+        if all(table.is_bounded for table in stored.values()):
+            return rows | beam.GroupByKey() | beam.MapTuple(self._replace)
+        return rows | beam.ParDo(_WriteWindows(self._location, self._schema))
+
+    def _replace(self, _key: int, rows: Iterable[_Row]) -> int:
+        return _write(self._location, self._schema, self._as_of_ms or 0, rows, replace=True)
+
+
+class _WriteWindows(beam.DoFn):
+    ARRIVED = BagStateSpec("arrived", TupleCoder([VarIntCoder(), StrUtf8Coder(), RecordBatchCoder()]))
+    NEXT_MS = ReadModifyWriteStateSpec("next_ms", VarIntCoder())  # the window whose timer is set; 0 if none is
+    WINDOW = TimerSpec("window", TimeDomain.WATERMARK)
+
+    def __init__(self, location: str, schema: RankingSchema) -> None:
+        super().__init__()
+        self._location, self._schema = location, schema
+
+    def process(
+        self,
+        row: tuple[int, _Row],
+        arrived=beam.DoFn.StateParam(ARRIVED),
+        next_ms=beam.DoFn.StateParam(NEXT_MS),
+        window=beam.DoFn.TimerParam(WINDOW),
+        timestamp=beam.DoFn.TimestampParam,
+    ) -> None:
+        end_ms = timestamp.micros // 1000 // WINDOW_MS * WINDOW_MS  # stages step a little after a window's end
+        arrived.add((end_ms, *row[1]))
+        if not next_ms.read() or end_ms < next_ms.read():
+            self._set(window, next_ms, end_ms)
+
+    @on_timer(WINDOW)
+    @no_annotations
+    def write(
+        self,
+        arrived=beam.DoFn.StateParam(ARRIVED),
+        next_ms=beam.DoFn.StateParam(NEXT_MS),
+        window=beam.DoFn.TimerParam(WINDOW),
+        timestamp=beam.DoFn.TimestampParam,
+    ) -> Iterator[int]:
+        if next_ms.read() is None or timestamp.micros // 1000 != next_ms.read() + _AFTER_STAGES_MS:
+            # A runner fired the timer twice, or one that was set anew since, and may have dropped the one that is due.
+            if next_ms.read() is not None:
+                self._set(window, next_ms, next_ms.read())
+            return
+        end_ms, rows = next_ms.read(), list(arrived.read())
+        arrived.clear()
+        next_ms.clear()
+        live = _write(
+            self._location, self._schema, end_ms, (row[1:] for row in rows if row[0] == end_ms), replace=False
         )
+        later = [row for row in rows if row[0] != end_ms]
+        for row in later:
+            arrived.add(row)
+        following = [row[0] for row in later]
+        if live:  # rooms that are live no longer leave no record: they go with the next head
+            following.append(end_ms + WINDOW_MS)
+        if following:
+            self._set(window, next_ms, min(following))
+        yield live
 
-    def _earlier(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        times = batch.column(batch.schema.get_field_index("timestamp_ms")).to_numpy()
-        return batch.take(pa.array(np.flatnonzero(times < self._as_of_ms)))
-
-    def _features(
-        self, group: tuple[int, Iterable[pa.RecordBatch]], keys: list[tuple[str, ...]]
-    ) -> Iterator[tuple[str, pa.RecordBatch]]:
-        events = event_columns(list(group[1]), self._schema.deduplicate)
-        for key in keys:
-            queries = self._queries(events, key)
-            features: Columns = {}
-            for feature in self._schema.stored[key]:
-                features |= self._feature(events, queries, feature.name)
-            yield "/".join(key), to_batch({name: queries[name] for name in key} | features)
-
-    def _queries(self, events: Columns, key: tuple[str, ...]) -> Columns:
-        rows = live_rooms(events, self._as_of_ms) if key == ("live_id",) else distinct_rows(events, key)
-        rows = rows[np.all([events[name][rows] >= 0 for name in key], axis=0)]
-        queries = {name: events[name][rows] for name in {*key, "author_id"}}
-        return queries | {"timestamp_ms": np.full(len(rows), self._as_of_ms)}
-
-    def _feature(self, events: Columns, queries: Columns, name: str) -> Columns:
-        for history in self._schema.histories:
-            if name == history.feature_name:
-                return {name: history_counts(events, queries, history)}
-        if name == "entered_authors":
-            return {name: entered_authors(events, queries, self._schema.entered_authors_length)}
-        if name == "opened_ms":
-            return {name: opening_ms(events, queries["live_id"])}
-        if name == "statistic_sequence":
-            windows = window_statistics(events, self._schema.metrics)
-            sequence, mask = statistic_sequences(windows, queries, self._schema.metrics, self._schema.sequence_length)
-            return {name: sequence.reshape(len(sequence), self._schema.feature(name).size), "statistic_mask": mask}
-        return {name: queries[name]} if name in queries else {}
-
-    def _write(self, _key: int, tables: Iterable[tuple[str, pa.RecordBatch]]) -> int:
-        by_key: dict[tuple[str, ...], list[Columns]] = {}
-        for name, batch in tables:
-            by_key.setdefault(tuple(name.split("/")), []).append(to_columns([batch]))
-        store = OnlineStore(self._path, readonly=False)
-        try:
-            store.replace(self._schema, self._as_of_ms, by_key)
-        finally:
-            store.close()
-        return sum(len(columns["live_id"]) for columns in by_key.get(("live_id",), []))
+    def _set(self, window, next_ms, end_ms: int) -> None:
+        next_ms.write(end_ms)
+        window.set(Timestamp(micros=(end_ms + _AFTER_STAGES_MS) * 1000))
 
 
-def live_rooms(events: Columns, as_of_ms: int) -> np.ndarray:
-    """Row numbers of one event of each room that is live at `as_of_ms`, given its events before that time."""
-    rooms, first_row, room = np.unique(events["live_id"], return_index=True, return_inverse=True)
-    newest = np.zeros(len(rooms), dtype=np.int64)
-    np.maximum.at(newest, room, events["timestamp_ms"])
-    opened = np.isin(rooms, events["live_id"][events["kind"] == EventKind.ROOM_START])
-    ended = np.isin(rooms, events["live_id"][events["kind"] == EventKind.ROOM_END])
-    return first_row[~ended & (opened | (newest >= as_of_ms - _SILENT_MS))]
+def write_window(
+    store: OnlineStore, schema: RankingSchema, as_of_ms: int, rows: Iterable[_Row], replace: bool = False
+) -> int:
+    """Writes the tables `stored_<key>` of one time into a store: (name, batch), in any order; gives the live rooms."""
+    keys = {stored_table(key): key for key in schema.stored}
+    by_key: dict[tuple[str, ...], list[dict[str, np.ndarray]]] = {}
+    for name, batch in rows:
+        by_key.setdefault(keys[name], []).append(to_columns([batch]))
+    rooms = np.concatenate([np.zeros(0, np.int64), *(part["live_id"] for part in by_key.get(("live_id",), []))])
+    store.write(schema, as_of_ms, by_key, rooms, replace=replace)
+    return len(rooms)
+
+
+def _write(location: str, schema: RankingSchema, as_of_ms: int, rows: Iterable[_Row], replace: bool) -> int:
+    with open_online_store(location, readonly=False) as store:
+        return write_window(store, schema, as_of_ms, rows, replace)

@@ -9,13 +9,19 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from beam_transforms.codebook import Codebook
 from beam_transforms.events import register_coders
 from beam_transforms.example_writer import WriteExamples
 from beam_transforms.examples import JoinExamples
+from beam_transforms.feature_stages import FeatureStages
 from beam_transforms.impressions import ExposureImpressions
 from beam_transforms.labels import FastWindow, LabelPolicy
 from beam_transforms.online_features import WriteOnlineFeatures
+from beam_transforms.quantize_segments import QuantizeSegments
 from beam_transforms.read_events import DEAD_LETTERS, ReadEvents
+from beam_transforms.read_products import ReadProducts
+from beam_transforms.read_segments import ReadSegments
+from beam_transforms.schema import CATEGORIES, PRODUCT_LENGTH, SEMANTIC_ID_LENGTH, WINDOW_MS, RankingSchema
 from beam_transforms.sources.source import Source
 from beam_transforms.spans import SpanPlan
 
@@ -47,7 +53,9 @@ def build_examples(
     plan: SpanPlan,
     policy: LabelPolicy | None = None,
     impressions: beam.PTransform | None = None,
-    store: Path | None = None,
+    codebook: Codebook | None = None,
+    content_lengths: tuple[int, int] = (SEMANTIC_ID_LENGTH, PRODUCT_LENGTH),
+    store: Path | str | None = None,
     as_of_ms: int | None = None,
     runner_args: tuple[str, ...] = ("--runner=FnApiRunner",),
 ) -> ExamplesSummary:
@@ -59,8 +67,10 @@ def build_examples(
         plan: How time is cut into spans.
         policy: When labels are known; the fast window of five minutes by default.
         impressions: Events -> impressions; one for each EXPOSURE by default.
-        store: Folder of the online store to fill as of `as_of_ms`, if any.
-        as_of_ms: The time at which the store's features hold.
+        codebook: What turns the source's segments into semantic ids; without it examples have none.
+        content_lengths: Runs in a sequence of semantic ids, and products in a sequence.
+        store: Location of the online store to fill as of `as_of_ms`, if any.
+        as_of_ms: The time at which the store's features hold: that of the last window's end by then.
         runner_args: Options of the Beam runner, as on a command line.
 
     Raises:
@@ -73,23 +83,35 @@ def build_examples(
     folder.mkdir(parents=True, exist_ok=True)
     for stale in (*folder.glob("Span-*"), *folder.glob("dead_letters.jsonl")):
         shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+    schema = content_schema(source, codebook, content_lengths)
     results = _Results(folder)
     with beam.Pipeline(options=PipelineOptions(list(runner_args))) as pipeline:
         read = pipeline | "Read" >> ReadEvents(source)
-        dead_letters = read[DEAD_LETTERS] | "Json" >> beam.Map(json.dumps, ensure_ascii=False)
-        dead_letters | "DeadLetters" >> beam.io.WriteToText(
-            str(folder / "dead_letters.jsonl"), shard_name_template="", skip_if_empty=True
-        )
-        events = read.events
-        shown = events | "Impressions" >> (impressions or ExposureImpressions())
+        rows = {"events": read.events}
+        dead_letters = [read[DEAD_LETTERS]]
+        if codebook is not None and schema.semantic_id_length:
+            segments = pipeline | "ReadSegments" >> ReadSegments(source)
+            quantized = segments.segments | "Quantize" >> QuantizeSegments(codebook)
+            rows["semantic_ids"] = quantized.semantic_ids
+            dead_letters += [segments[DEAD_LETTERS], quantized[DEAD_LETTERS]]
+        if schema.product_length:
+            products = pipeline | "ReadProducts" >> ReadProducts(source)
+            rows["products"] = products.products
+            dead_letters.append(products[DEAD_LETTERS])
+        _write_dead_letters(dead_letters, folder)
+        shown = read.events | "Impressions" >> (impressions or ExposureImpressions())
         manifests = (
-            {"events": events, "impressions": shown}
-            | "Examples" >> JoinExamples(source.schema, policy or FastWindow())
-            | "WriteExamples" >> WriteExamples(folder, source.schema, plan)
+            {**rows, "impressions": shown}
+            | "Examples" >> JoinExamples(schema, policy or FastWindow())
+            | "WriteExamples" >> WriteExamples(folder, schema, plan)
         )
         results.collect(manifests, "spans")
         if store is not None and as_of_ms is not None:
-            results.collect(events | "OnlineStore" >> WriteOnlineFeatures(store, source.schema, as_of_ms), "live_rooms")
+            as_of_ms = as_of_ms // WINDOW_MS * WINDOW_MS
+            stages = FeatureStages(schema, FastWindow(), store=True, now_ms=as_of_ms)
+            features = rows | "OnlineFeatures" >> stages
+            live_rooms = features | "OnlineStore" >> WriteOnlineFeatures(str(store), schema, as_of_ms)
+            results.collect(live_rooms, "live_rooms")
     counters = _counters(pipeline.result)
     if not counters.get("impressions"):
         raise ValueError(
@@ -105,6 +127,26 @@ def build_examples(
         immature=counters.get("immature", 0),
         spans=sorted(results.read("spans"), key=lambda manifest: manifest["span"]),
         live_rooms=live_rooms[0] if live_rooms else None,
+    )
+
+
+def content_schema(source: Source, codebook: Codebook | None, lengths: tuple[int, int]) -> RankingSchema:
+    """The source's schema with the sequences of semantic ids and products that it can give."""
+    schema = source.schema
+    semantic_ids, products = lengths
+    if codebook is not None and source.segment_partitions():
+        schema = dataclasses.replace(
+            schema, semantic_id_length=semantic_ids, codes=codebook.size, codebook=codebook.version
+        )
+    if source.product_partitions():
+        schema = dataclasses.replace(schema, product_length=products, categories=CATEGORIES)
+    return schema
+
+
+def _write_dead_letters(dead_letters: list[beam.PCollection], folder: Path) -> None:
+    lines = dead_letters | "DeadLetters" >> beam.Flatten() | "Json" >> beam.Map(json.dumps, ensure_ascii=False)
+    lines | "WriteDeadLetters" >> beam.io.WriteToText(
+        str(folder / "dead_letters.jsonl"), shard_name_template="", skip_if_empty=True
     )
 
 

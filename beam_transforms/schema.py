@@ -24,6 +24,23 @@ NEVER_S = 30 * 86_400.0
 """Seconds that stand for "has not happened yet" in recency features, and the cap of those features."""
 
 
+MEMORY_MS = int(NEVER_S * 1000)
+"""A user, an author or a pair of them that was silent for longer starts afresh: what was before is forgotten."""
+
+ROOM_MEMORY_MS = 3 * 3_600_000
+"""The same for rooms, and for a user in a room. It bounds what a stream has to remember of rooms that are over."""
+
+
+SEMANTIC_ID_LENGTH = 100
+"""Runs of semantic ids in a sequence (Foresight Prediction, 3.1)."""
+
+PRODUCT_LENGTH = 50
+"""Products in a sequence."""
+
+CATEGORIES = (50, 1_000, 5_000)
+"""Product categories of level 1, 2 and 3 (LiveForesighter, 2.3)."""
+
+
 class EventKind(enum.IntEnum):
     """What happened. `value` of an event is in the unit given here, and 1.0 where none is given."""
 
@@ -116,6 +133,15 @@ class HistoryCounts:
         return f"{self.name}_counts"
 
     @property
+    def last_ms_name(self) -> str:
+        return f"{self.name}_last_ms"
+
+    @property
+    def memory_ms(self) -> int:
+        """After a longer silence under the key, what was before is forgotten."""
+        return ROOM_MEMORY_MS if "live_id" in self.key else MEMORY_MS
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Names of the entries of the feature vector, in order."""
         names = []
@@ -169,8 +195,25 @@ class RankingSchema:
     entered_authors_length: int = 20
     deduplicate: bool = True
     """Whether events equal in every column are one event. Off where the clock is too coarse to tell."""
+    semantic_id_length: int = 0
+    """Entries of a room's run-length compressed semantic ids; 0 where the source tells no segments."""
+    codes: int = 0
+    """Size of the codebook that the semantic ids are of."""
+    codebook: str = ""
+    """Version of that codebook: semantic ids of different codebooks don't mix."""
+    product_length: int = 0
+    """Entries of a room's product sequence; 0 where the source tells no products."""
+    categories: tuple[int, ...] = ()
+    """Number of product categories of level 1, 2 and 3."""
 
     def __post_init__(self) -> None:
+        if bool(self.semantic_id_length) != bool(self.codes) or bool(self.product_length) != (
+            len(self.categories) == 3
+        ):
+            raise ValueError(
+                f"semantic_id_length and codes go together, and product_length and three categories; got "
+                f"{self.semantic_id_length} and {self.codes}, {self.product_length} and {self.categories}"
+            )
         if not 0 < self.horizon < self.sequence_length:
             raise ValueError(
                 f"horizon must be between 1 and sequence_length - 1 = {self.sequence_length - 1}, got {self.horizon}"
@@ -199,6 +242,7 @@ class RankingSchema:
             Feature("author_id", "int64", (), "room"),
             Feature("statistic_sequence", "float32", (steps, metrics), "room"),
             Feature("statistic_mask", "float32", (steps,), "room"),
+            *self._content,
             Feature("entered_authors", "int64", (self.entered_authors_length,), "user"),
             Feature("context", "float32", (len(CONTEXT_COLUMNS),), "context"),
             *(
@@ -216,21 +260,44 @@ class RankingSchema:
         )
 
     @property
+    def _content(self) -> tuple[Feature, ...]:
+        """What is known of a room's content: semantic ids and run lengths, products and their categories."""
+        features: tuple[Feature, ...] = ()
+        if self.semantic_id_length:
+            shape = (self.semantic_id_length,)
+            features += (
+                Feature("semantic_ids", "int64", shape, "room"),
+                Feature("run_lengths", "int64", shape, "room"),
+            )
+        if self.product_length:
+            length = self.product_length
+            features += (
+                Feature("product_ids", "int64", (length,), "room"),
+                Feature("product_categories", "int64", (length, 3), "room"),
+            )
+        return features
+
+    @property
     def inputs(self) -> tuple[Feature, ...]:
         """What a request carries: the inputs of the signature `serving_default`."""
         return tuple(feature for feature in self.features if feature.role in ("user", "room", "context"))
 
     @property
     def stored(self) -> dict[tuple[str, ...], tuple[Feature, ...]]:
-        """What the online store holds: key columns -> features under that key. The context follows from `opened_ms`."""
+        """What the online store holds: key columns -> features under that key.
+
+        The context follows from `opened_ms`, and the ages of a history from its `last_ms_name`: the time of the last
+        event of each of its kinds, then that of its last window with any event; -1 for never.
+        """
         opened_ms = Feature("opened_ms", "int64", (), "room")
         room = tuple(self.feature(name) for name in ("author_id", "statistic_sequence", "statistic_mask"))
         stored: dict[tuple[str, ...], tuple[Feature, ...]] = {
-            ("live_id",): (opened_ms, *room),
+            ("live_id",): (opened_ms, *room, *self._content),
             ("user_id",): (self.feature("entered_authors"),),
         }
         for history in self.histories:
-            stored[history.key] = (*stored.get(history.key, ()), self.feature(history.feature_name))
+            last_ms = Feature(history.last_ms_name, "int64", (len(history.kinds) + 1,), "stored")
+            stored[history.key] = (*stored.get(history.key, ()), self.feature(history.feature_name), last_ms)
         return stored
 
     def feature(self, name: str) -> Feature:
@@ -353,6 +420,7 @@ def schema_from_json(data: dict[str, Any]) -> RankingSchema:
             )
             for item in data["histories"]
         )
-        return RankingSchema(**{**data, "metrics": metrics, "tasks": tasks, "histories": histories})
+        known = {"metrics": metrics, "tasks": tasks, "histories": histories, "categories": tuple(data["categories"])}
+        return RankingSchema(**{**data, **known})
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a ranking schema: {error}; expected what schema_to_json writes") from error

@@ -32,4 +32,11 @@ class ShardBy(beam.PTransform):
     def _split(self, batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
         if batch.num_rows:
             ids = batch.column(batch.schema.get_field_index(self._column)).to_numpy()
-            yield from split_by_shard(batch, (mix(ids) % np.uint64(self._shards)).astype(np.int64))
+            yield from split_by_shard(batch, shard_numbers(mix(ids), self._shards))
+
+
+def shard_numbers(hashes: np.ndarray, shards: int) -> np.ndarray:
+    """Hashes, uint64 -> numbers below `shards`, int64."""
+    of_power = shards & (shards - 1) == 0  # the same without a division
+    numbers = hashes & np.uint64(shards - 1) if of_power else hashes % np.uint64(shards)
+    return numbers.astype(np.int64)

@@ -56,6 +56,7 @@ class RoomForesight(keras.layers.Layer):
                 config.codes,
                 encoder_layers=config.forecaster_layers,
                 max_run_length=config.max_run_length,
+                positions=config.semantic_id_length,  # without them the order of the runs, and so which is the latest, can't be told
                 name="semantic_id_forecaster",
                 **common,
             )

@@ -1,12 +1,13 @@
 """The whole road on a simulated day: two spans, the second warm-started from the first and pushed over it."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,18 @@ import numpy as np
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from beam_transforms.online_store import OnlineStore
+from beam_transforms.codebook import Codebook
+from beam_transforms.codebook_drift import drift
+from beam_transforms.columnar import to_columns
+from beam_transforms.online_store import open_online_store
 from beam_transforms.pipeline import ExamplesSummary, build_examples
 from beam_transforms.schema import RankingSchema
 from beam_transforms.sources.open_source import open_source
 from beam_transforms.sources.simulator.simulation import simulate
 from beam_transforms.sources.simulator.simulator_config import SimulatorConfig
+from beam_transforms.sources.source import DeadLetter, Source
 from beam_transforms.spans import SpanPlan
+from beam_transforms.train_codebook import codebook_figures, train_codebook
 from serving.client import RankingClient
 from serving.launch import RunningServer, launch, wait_for_version
 from tfx_pipeline.config import GateConfig, PipelineConfig, TrainingConfig
@@ -31,10 +37,13 @@ from tfx_pipeline.memory import PeakMemory
 from tfx_pipeline.pipeline_result import PipelineResult
 from tfx_pipeline.report.account import print_account
 from tfx_pipeline.report.html_report import write_report
+from tfx_pipeline.spans import read_schema
 from tfx_pipeline.stages import Stages
 
 _STEPS = 27  # stages, and components of the two pipeline runs: what the progress bar is drawn for
 _ROOMS = 10
+_CODES = 256
+_CONTENT_LENGTHS = (12, 6)  # the demo has minutes; published lengths are 100 and 50
 
 
 def run_demo(
@@ -60,7 +69,7 @@ def run_demo(
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder), PeakMemory() as memory, Stages(console, _STEPS) as stages:
         begin = time.monotonic()
-        for name in ("data", "examples", "online_store", "pipeline", "models"):
+        for name in ("data", "codebook", "examples", "online_store", "pipeline", "models"):
             shutil.rmtree(folder / name, ignore_errors=True)
         road = _Road(folder, simulator, gate or GateConfig(), stages)
         road.drive()
@@ -69,6 +78,8 @@ def run_demo(
             "stages": stages.to_json(),
             "wall_seconds": round(time.monotonic() - begin, 1),
             "peak_rss_mb": round(memory.megabytes),
+            "codebook": road.codebook,
+            "drift": road.drift,
             "rank": road.rankings,
         }
         details = {
@@ -92,10 +103,13 @@ class _Road:
             examples=folder / "examples",
             pipeline_root=folder / "pipeline",
             model_dir=folder / "models",
+            model={"variant": "all", "forecaster_layers": 1},
             training=TrainingConfig(epochs=2, batch_size=512, learning_rate=2e-3, seed=simulator.seed),
             gate=gate,
         )
         self.examples: ExamplesSummary
+        self.codebook: dict[str, Any] | None = None
+        self.drift: dict[str, Any] | None = None
         self.results: list[PipelineResult] = []
         self.rankings: list[dict[str, Any]] = []
         self.details: list[dict[str, Any]] = []
@@ -107,19 +121,31 @@ class _Road:
             source = open_source("kuailive_m3", self._folder / "data")
             plan = SpanPlan(self._simulator.duration_s * 1000 // 2)
             store = self._folder / "online_store"
+            first_span_ends_ms = self._simulator.start_ms + self._simulator.duration_s * 1000 // 2
+            codebook = train_codebook(source, first_span_ends_ms, _CODES, self._folder / "codebook")
             self.examples = build_examples(
-                source, self._config.examples, plan, store=store, as_of_ms=self._simulator.end_ms
+                source,
+                self._config.examples,
+                plan,
+                codebook=codebook,
+                content_lengths=_CONTENT_LENGTHS,
+                store=store,
+                as_of_ms=self._simulator.end_ms,
             )
-        first, second = (manifest["span"] for manifest in self.examples.spans)
+            first, second = (manifest["span"] for manifest in self.examples.spans)
+            if codebook is not None:
+                self.codebook = codebook_figures(codebook)
+                self.drift = codebook_drift(source, codebook, plan, (first, second))
+        schema = read_schema(self._config.examples)
         with self._stages.stage("pipeline on the first span"):
-            self._run(source.schema, first)
+            self._run(schema, first)
         with contextlib.ExitStack() as running:
             with self._stages.stage("start the model server"):
                 server = running.enter_context(launch(self._config.model_dir, self._config.model_name))
             with self._stages.stage("rank before the second push"):
                 self._rank(server)
             with self._stages.stage("pipeline on the second span"):
-                self._run(source.schema, second)
+                self._run(schema, second)
             with self._stages.stage("rank after the second push"):
                 if self.results[-1].version is not None:
                     wait_for_version(server.address, self._config.model_name, self.results[-1].version, 60.0)
@@ -134,7 +160,7 @@ class _Road:
         self.details.append(_span_details(self._config, schema, result, manifest))
 
     def _rank(self, server: RunningServer) -> None:
-        store = OnlineStore(self._folder / "online_store")
+        store = open_online_store(self._folder / "online_store")
         try:
             client = RankingClient(server.address, self._config.model_name, store, deadline_s=10.0)
             user_id = _busiest_user(self.results[0])
@@ -154,6 +180,24 @@ def _alone(folder: Path) -> Iterator[None]:
         raise RuntimeError(f"another demo is running in {folder}; wait for its end or choose another --out") from error
 
 
+def codebook_drift(source: Source, codebook: Codebook, plan: SpanPlan, spans: Sequence[int]) -> dict[str, Any] | None:
+    """How far the use of the codes moved from the first of the spans to the last, and how many segments each has.
+
+    A segment belongs to the span that it ended in. None if the first or the last span has no segment.
+    """
+    counts = np.zeros((len(spans), codebook.size), dtype=np.int64)
+    for partition in source.segment_partitions():
+        for batch in source.read_segments(partition):
+            if not isinstance(batch, DeadLetter):
+                segments = to_columns([batch])
+                codes, ended_in = codebook.assign(segments["embedding"]), plan.span(segments["timestamp_ms"])
+                for row, span in enumerate(spans):
+                    counts[row] += np.bincount(codes[(ended_in == span) & (codes >= 0)], minlength=codebook.size)
+    if not counts[0].any() or not counts[-1].any():
+        return None
+    return {"segments": counts.sum(axis=1).tolist(), **dataclasses.asdict(drift(counts[0], counts[-1]))}
+
+
 def _busiest_user(result: PipelineResult) -> int:
     """The user with most eval examples; of several the one with the smallest id."""
     users = pq.read_table(result.evaluation / "predictions.parquet", columns=["user_id"])["user_id"].to_numpy()
@@ -170,6 +214,8 @@ def _span_summary(result: PipelineResult) -> dict[str, Any]:
         "reasons": list(result.reasons),
         "tasks": {task: {name: values[name] for name in figures} for task, values in result.tasks.items()},
         "forecast_mse": result.forecast_mse,
+        "semantic_id_hits": result.semantic_id_hits,
+        "product_hits": result.product_hits,
     }
 
 

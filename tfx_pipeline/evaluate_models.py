@@ -10,7 +10,13 @@ from beam_transforms.schema import RankingSchema
 from tfx_pipeline.config import GateConfig
 from tfx_pipeline.evaluation import evaluate
 from tfx_pipeline.example_dataset import example_files
-from tfx_pipeline.file_names import EVALUATION_FILE, EXTRA_FOLDER, PREDICTIONS_FILE, TRAINING_FILE
+from tfx_pipeline.file_names import (
+    EVALUATION_FILE,
+    EXTRA_FOLDER,
+    FORECAST_FIGURES,
+    PREDICTIONS_FILE,
+    TRAINING_FILE,
+)
 from tfx_pipeline.gate import decide
 from tfx_pipeline.scoring import ExportedModel, ModelUnusableError, score_models
 from tfx_pipeline.spans import read_manifest, read_schema
@@ -35,8 +41,8 @@ def evaluate_models(
         folder: Where to write.
 
     Returns:
-        What evaluation.json holds: span, newest_event_ms, rows, tasks, forecast_mse, baseline, decision, reasons and
-        notes.
+        What evaluation.json holds: span, newest_event_ms, rows, tasks, the training's `FORECAST_FIGURES`, baseline,
+        decision, reasons and notes.
 
     Raises:
         ModelUnusableError: If the candidate doesn't load or has another signature.
@@ -60,7 +66,7 @@ def evaluate_models(
         "newest_event_ms": manifest["newest_event_ms"],
         "rows": predictions.rows,
         "tasks": tasks,
-        "forecast_mse": _forecast_mse(candidate),
+        **_forecast_figures(candidate),
         "baseline": None if no_baseline else str(baseline),
         "decision": decision.decision,
         "reasons": list(decision.reasons),
@@ -80,6 +86,7 @@ def _load_baseline(path: Path, schema: RankingSchema) -> tuple[dict[str, Exporte
         return {}, f"the model pushed before can't be compared: {error}"
 
 
-def _forecast_mse(model: Path) -> dict[str, float] | None:
+def _forecast_figures(model: Path) -> dict[str, Any]:
     path = model / EXTRA_FOLDER / TRAINING_FILE
-    return json.loads(path.read_text())["forecast_mse"] if path.exists() else None
+    report = json.loads(path.read_text()) if path.exists() else {}
+    return {name: report.get(name) for name in FORECAST_FIGURES}

@@ -13,3 +13,6 @@ RANKER_FILE = "ranker.json"
 """In the extra folder: the RankerConfig that the weights belong to."""
 TRAINING_FILE = "training.json"
 """In the extra folder: what the training says about the model, such as `forecast_mse`."""
+
+FORECAST_FIGURES = ("forecast_mse", "semantic_id_hits", "product_hits")
+"""What the training file and the evaluation say of the forecasters, see `forecast_accuracy`."""

@@ -24,11 +24,13 @@ def forecast_examples(
 
     Returns:
         For each room and metric {"live_id", "metric", "past": T - H counts, "forecast": H counts, "actual": H counts}.
-        Nothing if the model has no forecaster.
+        Nothing if the model has no statistic forecaster.
     """
     signatures = tf.saved_model.load(str(model)).signatures
     batch = next(iter(example_batches(eval_files, schema, batch_size=8192)), None)
-    if "forecast" not in signatures or batch is None:
+    if batch is None or "forecast" not in signatures:
+        return []
+    if "statistic_sequence" not in signatures["forecast"].structured_input_signature[1]:
         return []
     horizon, width = schema.horizon, len(schema.metrics)
     sequence, mask = batch["statistic_sequence"].numpy(), batch["statistic_mask"].numpy()
@@ -43,7 +45,10 @@ def forecast_examples(
     # `forecast` looks at the last T - H steps: moved back by H, it forecasts steps that are already known.
     earlier = np.concatenate([np.zeros_like(sequence[chosen, :horizon]), sequence[chosen, :-horizon]], axis=1)
     earlier_mask = np.concatenate([np.zeros_like(mask[chosen, :horizon]), mask[chosen, :-horizon]], axis=1)
-    answer = signatures["forecast"](statistic_sequence=tf.constant(earlier), statistic_mask=tf.constant(earlier_mask))
+    inputs = {"statistic_sequence": earlier, "statistic_mask": earlier_mask}
+    for name in signatures["forecast"].structured_input_signature[1]:
+        inputs.setdefault(name, batch[name].numpy()[chosen])  # says nothing to the statistic forecaster
+    answer = signatures["forecast"](**{name: tf.constant(values) for name, values in inputs.items()})
     forecast = answer["foresight"].numpy()[:, : horizon * width].reshape(-1, horizon, width)
     return [
         {

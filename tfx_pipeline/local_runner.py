@@ -12,7 +12,7 @@ import filelock
 
 from beam_transforms.schema import RankingSchema
 from tfx_pipeline.config import PipelineConfig
-from tfx_pipeline.file_names import EVALUATION_FILE
+from tfx_pipeline.file_names import EVALUATION_FILE, FORECAST_FIGURES
 from tfx_pipeline.gate import require_tasks
 from tfx_pipeline.pipeline_result import PipelineResult
 from tfx_pipeline.ranker_settings import ranker_config
@@ -102,7 +102,7 @@ def _result(run: "dict[str, ComponentRun]") -> PipelineResult:
         reasons=tuple(report["reasons"]),
         notes=tuple(report["notes"]),
         tasks=report["tasks"],
-        forecast_mse=report["forecast_mse"],
+        **{name: report[name] for name in FORECAST_FIGURES},
         stages={component: execution.seconds for component, execution in run.items()},
         cached=tuple(component for component, execution in run.items() if execution.cached),
         evaluation=evaluation,

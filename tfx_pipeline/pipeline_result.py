@@ -18,6 +18,10 @@ class PipelineResult:
         tasks: Task -> figures of the candidate on the span's eval examples, as `tfx_pipeline.evaluation.evaluate` gives
             them: auc, gauc, uauc, users_left_out, interval and, with a baseline, difference.
         forecast_mse: "model", "mean", "latest" -> mean squared error on raw counts; None without a forecaster.
+        semantic_id_hits: "model" and each rule -> "hit@1" and "hit@10" on the next semantic id; None without a
+            forecaster.
+        product_hits: "model", "model_at_10" and each rule -> hit rate on the next product's finest category; None
+            without a forecaster.
         stages: Component -> wall seconds, in the order in which they ran.
         cached: Components whose outputs came from the cache.
         evaluation: Folder with evaluation.json, predictions.parquet and TFMA's result.
@@ -32,6 +36,8 @@ class PipelineResult:
     notes: tuple[str, ...]
     tasks: dict[str, dict[str, Any]]
     forecast_mse: dict[str, float] | None
+    semantic_id_hits: dict[str, dict[str, float]] | None
+    product_hits: dict[str, float] | None
     stages: dict[str, float]
     cached: tuple[str, ...]
     evaluation: Path

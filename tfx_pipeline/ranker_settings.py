@@ -7,7 +7,10 @@ from typing import Any
 from beam_transforms.schema import RankingSchema
 from keras_models.ranker_config import RankerConfig
 
-_FROM_SCHEMA = ("tasks", "dense_features", "metrics", "sequence_length", "horizon", "entered_authors_length")
+_FROM_SCHEMA = (
+    *("tasks", "dense_features", "metrics", "sequence_length", "horizon", "entered_authors_length"),
+    *("semantic_id_length", "product_length", "codes", "categories"),
+)
 
 
 def ranker_config(schema: RankingSchema, settings: Mapping[str, Any]) -> RankerConfig:
@@ -24,6 +27,11 @@ def ranker_config(schema: RankingSchema, settings: Mapping[str, Any]) -> RankerC
     unknown = sorted(set(settings) - known)
     if unknown:
         raise ValueError(f"model: unknown keys {unknown}; known are {sorted(known)}")
+    content: dict[str, Any] = {"semantic_id_length": schema.semantic_id_length, "product_length": schema.product_length}
+    if schema.codes:
+        content["codes"] = schema.codes
+    if schema.categories:
+        content["categories"] = schema.categories
     try:
         return RankerConfig(
             tasks=schema.task_names,
@@ -36,6 +44,7 @@ def ranker_config(schema: RankingSchema, settings: Mapping[str, Any]) -> RankerC
             sequence_length=schema.sequence_length,
             horizon=schema.horizon,
             entered_authors_length=schema.entered_authors_length,
+            **content,
             **settings,
         )
     except (TypeError, ValueError) as error:

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,28 @@ import pyarrow.parquet as pq
 from beam_transforms.columnar import match_rows
 from beam_transforms.impressions import IMPRESSION_KEY, ActiveUserImpressions
 from beam_transforms.pipeline import build_examples
-from beam_transforms.schema import EventKind
+from beam_transforms.schema import EventKind, RankingSchema
+from beam_transforms.sources.described_chat_log import DescribedChatLog
 from beam_transforms.sources.open_source import open_source
 from beam_transforms.sources.source import DeadLetter, Source
 from beam_transforms.spans import SingleSpan
+from beam_transforms.train_codebook import codebook_figures, train_codebook
 from keras_models.metrics import grouped_auc, paired_bootstrap
+from keras_models.ranker_config import VARIANTS
 from tfx_pipeline.config import PipelineConfig, TrainingConfig
+from tfx_pipeline.file_names import FORECAST_FIGURES
 from tfx_pipeline.local_runner import run_pipeline
 from tfx_pipeline.pipeline_result import PipelineResult
+from tfx_pipeline.semantic_id_timeline import write_semantic_id_timeline
+from tfx_pipeline.spans import read_schema
 from tfx_pipeline.stages import Stages
 from tfx_pipeline.trees import tree_scores
 
 _TRAIN_SHARE = 0.8
-_VARIANTS = ("base", "statistic")  # those whose sequences the examples hold
+_NEEDS_SEMANTIC_IDS = ("historical_content", "foresight_prediction")
+_CODES = {"chat_log": 500}  # one author's log has few kinds of segments
+_MOST_CODES = 20_000
+_CONTENT_LENGTHS = (16, 16)  # on two cores a longer sequence costs more time than it tells
 _EMBEDDING_DROPOUT = 0.3  # several passes over one log learn ids by heart sooner than a stream that is seen once
 _FIGURES = ("auc", "gauc", "uauc")
 
@@ -60,39 +70,57 @@ def run_real_input(config: RunConfig, stages: Stages) -> dict[str, Any]:
     variant's model is gated and, if blessed, pushed to `<out>/models/ranker_<variant>`.
 
     Returns:
-        {"source", "notes", "events", "dead_letters", "impressions", "train", "eval", "forecast_mse", "tasks": {task:
-        {variant or "trees": {"auc", "gauc", "uauc"}, "difference", "difference_to_trees": {metric: {"value", "low",
-        "high"}}}}, "pushed": {variant: {"decision", "version", "reasons"}}, "stages", "wall_seconds"}. `difference` is
-        the last variant minus `base`, `difference_to_trees` the last variant minus the trees, with 95 % intervals of
-        the paired bootstrap over users.
+        {"source", "notes", "events", "dead_letters", "impressions", "train", "eval", "codebook", "semantic_ids":
+        {"json", "plot"}, the files of a chat log's `write_semantic_id_timeline`, "forecast_mse", "semantic_id_hits",
+        "product_hits", "tasks": {task: {variant or "trees": {"auc", "gauc", "uauc"}, "users_left_out", "differences":
+        {"<variant> - <other>": {metric: {"value", "low", "high"}}}}}, "pushed": {variant: {"decision", "version",
+        "reasons"}}, "stages", "wall_seconds"}. What the input doesn't tell is None. Differences are those of each
+        variant to `base` and of the last one to the trees, with 95 % intervals of the paired bootstrap over users.
 
     Raises:
         ValueError: If the input can't be used; the message says why.
     """
     begin = time.monotonic()
-    for name in ("examples", "pipeline", "models"):
+    for name in ("codebook", "examples", "pipeline", "models"):
         shutil.rmtree(config.out / name, ignore_errors=True)
     with stages.stage("open the source and find the split"):
         source = open_source(config.source, config.folder)
         plan = SingleSpan(cut_ms=split_time(source))
+        if config.source == "chat_log":
+            source = DescribedChatLog(config.folder, plan.cut_ms)
+    with stages.stage("codebook of semantic ids"):
+        most_codes = _CODES.get(config.source, _MOST_CODES)
+        codebook = train_codebook(source, plan.cut_ms, most_codes, config.out / "codebook", config.seed)
     with stages.stage("events to windows and examples"):
         derived = ActiveUserImpressions(config.most_impressions, config.seed) if _only_tells_actions(source) else None
-        examples = build_examples(source, config.out / "examples", plan, impressions=derived)
+        examples = build_examples(
+            source,
+            config.out / "examples",
+            plan,
+            impressions=derived,
+            codebook=codebook,
+            content_lengths=_CONTENT_LENGTHS,
+        )
+        schema = read_schema(config.out / "examples")
+    semantic_ids = None
+    if config.source == "chat_log" and codebook is not None:
+        with stages.stage("semantic ids under the message rate"):
+            semantic_ids = write_semantic_id_timeline(source, codebook, plan.cut_ms, config.out)
     results: dict[str, PipelineResult] = {}
-    for variant in _VARIANTS:
+    for variant in variants_of(schema):
         with stages.stage(f"pipeline, variant {variant}"):
             results[variant] = run_pipeline(_pipeline_config(config, variant), 0, stages.step)
     scored = {name: pq.read_table(result.evaluation / "predictions.parquet") for name, result in results.items()}
     base = scored["base"]
     with stages.stage("gradient-boosted trees on the same impressions"):
         keys = [base[name].to_numpy() for name in IMPRESSION_KEY]
-        trees = tree_scores(config.out / "examples" / "Span-0", source.schema, keys, config.seed)
+        trees = tree_scores(config.out / "examples" / "Span-0", schema, keys, config.seed)
     with stages.stage("compare"):
         rows = {
             name: match_rows([table[key].to_numpy() for key in IMPRESSION_KEY], keys) for name, table in scored.items()
         }
         tasks = {}
-        for task in source.schema.task_names:
+        for task in schema.task_names:
             scores = {name: table[f"score_{task}"].to_numpy()[rows[name]] for name, table in scored.items()}
             tasks[task] = _compare(base, task, {**scores, "trees": trees[task]}, config)
     manifest = examples.spans[0]
@@ -104,7 +132,9 @@ def run_real_input(config: RunConfig, stages: Stages) -> dict[str, Any]:
         "impressions": examples.impressions,
         "train": manifest["train"],
         "eval": manifest["eval"],
-        "forecast_mse": results[_VARIANTS[-1]].forecast_mse,
+        "codebook": None if codebook is None else codebook_figures(codebook),
+        "semantic_ids": semantic_ids,
+        **{name: _first(getattr(result, name) for result in results.values()) for name in FORECAST_FIGURES},
         "tasks": tasks,
         "pushed": {
             name: {"decision": result.decision, "version": result.version, "reasons": list(result.reasons)}
@@ -164,16 +194,36 @@ def _compare(base: pa.Table, task: str, scores: dict[str, np.ndarray], config: R
         grouped = grouped_auc(users, labels, values)
         figures[name] = {figure: _number(getattr(grouped, figure)) for figure in _FIGURES}
     figures["users_left_out"] = grouped.users_left_out
-    best = _VARIANTS[-1]
-    for name, other in (("difference", "base"), ("difference_to_trees", "trees")):
+    variants = [name for name in scores if name not in ("base", "trees")]
+    pairs = [*((variant, "base") for variant in variants), (variants[-1], "trees")]
+    differences = {}
+    for name, other in pairs:
         intervals = paired_bootstrap(
-            users, labels, scores[best], scores[other], resamples=config.resamples, seed=config.seed
+            users, labels, scores[name], scores[other], resamples=config.resamples, seed=config.seed
         )
-        figures[name] = {
+        differences[f"{name} - {other}"] = {
             figure: {part: _number(getattr(interval, part)) for part in ("value", "low", "high")}
             for figure, interval in intervals.items()
         }
-    return figures
+    return {**figures, "differences": differences}
+
+
+def variants_of(schema: RankingSchema) -> list[str]:
+    """The ranker's variants whose sequences the examples hold; `all` where there is more than statistics."""
+    lacking: tuple[str, ...] = ()
+    if not schema.semantic_id_length:
+        lacking += _NEEDS_SEMANTIC_IDS
+    if not schema.product_length:
+        lacking += ("product",)
+    variants = [variant for variant in VARIANTS if variant not in lacking]
+    if schema.semantic_id_length and schema.product_length:
+        return variants
+    return [variant for variant in variants if variant != "all"]
+
+
+def _first(values: Iterable[Any]) -> Any:
+    """The first that there is."""
+    return next((value for value in values if value is not None), None)
 
 
 def _number(value: float) -> float | None:

@@ -79,15 +79,31 @@ def describe_run(figures: dict[str, Any]) -> str:
     if figures["forecast_mse"]:
         errors = ", ".join(f"{name} {_figure(value, 2)}" for name, value in figures["forecast_mse"].items())
         lines.append(f"statistic forecast, mean squared error: {errors}")
-    lines.append(f"{'task':6} {'model':10} {'AUC':>7} {'GAUC':>7} {'UAUC':>7}")
+    if figures["codebook"]:
+        codebook = figures["codebook"]
+        lines.append(
+            f"codebook {codebook['version']}: {codebook['codes_used']:,} of {codebook['codes']:,} codes used, "
+            f"perplexity {codebook['perplexity']:.0f}, of {codebook['trained_on']:,} segments"
+        )
+    if figures["semantic_id_hits"]:
+        hits = ", ".join(
+            f"{name} {_figure(rates['hit@1'])} / {_figure(rates['hit@10'])}"
+            for name, rates in figures["semantic_id_hits"].items()
+        )
+        lines.append(f"next semantic id, hit rate at 1 / at 10: {hits}")
+    if figures["product_hits"]:
+        hits = ", ".join(f"{name} {_figure(rate)}" for name, rate in figures["product_hits"].items())
+        lines.append(f"next product's category, hit rate: {hits}")
+    lines.append(f"{'task':6} {'model':20} {'AUC':>7} {'GAUC':>7} {'UAUC':>7}")
     for task, by_model in figures["tasks"].items():
-        for name in ("base", "statistic", "trees"):
-            values = " ".join(f"{_figure(by_model[name][metric]):>7}" for metric in ("auc", "gauc", "uauc"))
-            lines.append(f"{task:6} {name:10} {values}")
-        for name, words in (("difference", "statistic - base"), ("difference_to_trees", "statistic - trees")):
+        for name, rates in by_model.items():
+            if name not in ("users_left_out", "differences"):
+                values = " ".join(f"{_figure(rates[metric]):>7}" for metric in ("auc", "gauc", "uauc"))
+                lines.append(f"{task:6} {name:20} {values}")
+        for words, by_metric in by_model["differences"].items():
             intervals = ", ".join(
                 f"{metric.upper()} {_figure(i['value'])} [{_figure(i['low'])}, {_figure(i['high'])}]"
-                for metric, i in by_model[name].items()
+                for metric, i in by_metric.items()
             )
             lines.append(f"{task:6} {words}: {intervals}")
     for variant, pushed in figures["pushed"].items():

@@ -13,14 +13,14 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from beam_transforms.schema import WINDOW_MS, RankingSchema, schema_from_json
+from beam_transforms.schema import RankingSchema, schema_from_json
 from keras_models.export import export_ranker
 from keras_models.ranker import LiveRanker
 from keras_models.ranker_config import RankerConfig
-from keras_models.statistic_forecaster import StatisticForecaster
 from tfx_pipeline.config import TrainingConfig
-from tfx_pipeline.example_dataset import example_batches, training_batches
+from tfx_pipeline.example_dataset import training_batches
 from tfx_pipeline.file_names import EXTRA_FOLDER, RANKER_FILE, TRAINING_FILE, WEIGHTS_FILE
+from tfx_pipeline.forecast_accuracy import forecast_accuracy
 from tfx_pipeline.ranker_settings import ranker_config
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ def train_and_export(
 
     Returns:
         {"trained_ns": time of the export, "warm_start", "cold_start_reason", "steps", "loss": one figure an epoch,
-        "forecast_mse": {"model", "mean", "latest"}, or None for a variant without a statistic forecaster}.
+        "forecast_mse": {"model", "mean", "latest"}, or None for a variant without a statistic forecaster,
+        "semantic_id_hits": see `SemanticIdForecaster.hit_rates`, "product_hits": see `ProductForecaster.hit_rates`, or
+        None for a variant without such a forecaster}.
     """
     keras.utils.set_random_seed(training.seed)
     config = ranker_config(schema, model)
@@ -88,14 +90,14 @@ def train_and_export(
         # Keras takes the end of the first epoch for a shortage, because it can't know how many examples there are.
         warnings.filterwarnings("ignore", message="Your input ran out of data")
         history = ranker.fit(batches, epochs=training.epochs, shuffle=False, verbose=0)
-    forecaster = ranker.foresight.statistic_forecaster if config.uses("statistic") else None
+    forecasts = forecast_accuracy(ranker, eval_files, schema)
     report = {
         "trained_ns": time.time_ns(),
         "warm_start": weights is not None,
         "cold_start_reason": cold_start_reason,
         "steps": int(ranker.optimizer.iterations.numpy()),
         "loss": [float(loss) for loss in history.history["loss"]],
-        "forecast_mse": _forecast_mse(forecaster, eval_files, schema) if forecaster is not None else None,
+        **forecasts,
     }
     logging.info("trained the ranker: %s", report)
     export_ranker(ranker, export_to)
@@ -132,29 +134,6 @@ def _steps_to_an_end(files: Sequence[str], training: TrainingConfig) -> int | No
 def _strategy() -> tf.distribute.Strategy:
     several = len(tf.config.list_logical_devices("GPU")) > 1
     return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
-
-
-def _forecast_mse(
-    forecaster: StatisticForecaster, files: Sequence[str], schema: RankingSchema
-) -> dict[str, float | None]:
-    """Squared errors over the eval examples, each room and window counted once however many saw it."""
-    seen: set[tuple[int, int]] = set()
-    totals = dict.fromkeys(("model", "mean", "latest"), 0.0)
-    count = 0
-    for examples in example_batches(files, schema, batch_size=4096):
-        keys = np.stack([examples["live_id"].numpy(), examples["timestamp_ms"].numpy() // WINDOW_MS], axis=1)
-        distinct, first = np.unique(keys, axis=0, return_index=True)
-        new = [key not in seen for key in map(tuple, distinct.tolist())]
-        seen.update(map(tuple, distinct.tolist()))
-        sequence = examples["statistic_sequence"].numpy()[first[new]]
-        mask = examples["statistic_mask"].numpy()[first[new]]
-        # `errors` leaves out what has nothing to forecast from, so that doesn't weigh here either.
-        counted = int(mask[:, : -schema.horizon].any(axis=1).sum())
-        if counted:
-            errors = forecaster.errors(sequence, mask)
-            totals = {name: total + errors[name] * counted for name, total in totals.items()}
-            count += counted
-    return {name: total / count if count else None for name, total in totals.items()}
 
 
 def _files(patterns: Sequence[str]) -> list[str]:

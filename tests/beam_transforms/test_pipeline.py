@@ -7,13 +7,16 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from beam_transforms.codebook import Codebook
 from beam_transforms.columnar import take
+from beam_transforms.content import product_batch, segment_batch
 from beam_transforms.impressions import ActiveUserImpressions
-from beam_transforms.online_store import OnlineStore
+from beam_transforms.online_store import open_online_store
 from beam_transforms.pipeline import build_examples
-from beam_transforms.schema import CHAT_SCHEMA, LIVE_SCHEMA, EventKind, schema_from_json
-from beam_transforms.sources.source import DeadLetter
+from beam_transforms.schema import CHAT_SCHEMA, LIVE_SCHEMA, WINDOW_MS, EventKind, schema_from_json
+from beam_transforms.sources.source import DeadLetter, Partition
 from beam_transforms.spans import SingleSpan, SpanPlan
+from beam_transforms.train_codebook import train_codebook
 from tests.beam_transforms.event_logs import NOON_MS, MemorySource, event_rows, log, read_examples
 
 
@@ -99,25 +102,25 @@ def test_order_and_duplicates_of_events_change_nothing(tmp_path_factory, rows, s
 @whole_pipeline(8)
 @given(rows=event_rows(), second=st.integers(60, 1200))
 def test_a_request_gets_the_features_that_an_impression_at_that_time_has(tmp_path_factory, rows, second):
-    """No training-serving skew: the online store as of t equals the examples of impressions at t, value for value."""
+    """No training-serving skew: a request at t, to the store as of the window that ended last, equals the example."""
     folder = tmp_path_factory.mktemp("skew")
     rooms = log(*((EventKind.ROOM_START, -60, -1, room // 2, room, 1) for room in range(4)))
     pairs = [(user, room) for user in (0, 1, 9) for room in range(4)]
     asked = log(*((EventKind.EXPOSURE, second, user, room // 2, room, 1) for user, room in pairs))
     events = take(log(*rows), np.flatnonzero(log(*rows)["kind"] != EventKind.ROOM_END))
-    as_of_ms = NOON_MS + second * 1000
+    now_ms = NOON_MS + second * 1000
+    as_of_ms = now_ms // WINDOW_MS * WINDOW_MS
     _, examples = _build(_with(events, rooms, asked, END), folder / "e", store=folder / "s", as_of_ms=as_of_ms)
-    store = OnlineStore(folder / "s")
-    assert store.live_ids.tolist() == [0, 1, 2, 3]
-    for user, room in pairs:
-        _, request = store.request(user, [room])
-        row = np.flatnonzero(
-            (examples["timestamp_ms"] == as_of_ms) & (examples["user_id"] == user) & (examples["live_id"] == room)
-        )
-        assert len(row) == 1
-        for name, value in request.items():
-            np.testing.assert_array_equal(value[0], examples[name][row[0]], err_msg=f"{name} of {user}, {room}")
-    store.close()
+    with open_online_store(folder / "s") as store:
+        assert store.live_ids.tolist() == [0, 1, 2, 3]
+        for user, room in pairs:
+            _, request = store.request(user, [room], now_ms)
+            row = np.flatnonzero(
+                (examples["timestamp_ms"] == now_ms) & (examples["user_id"] == user) & (examples["live_id"] == room)
+            )
+            assert len(row) == 1
+            for name, value in request.items():
+                np.testing.assert_array_equal(value[0], examples[name][row[0]], err_msg=f"{name} of {user}, {room}")
 
 
 def test_spans_and_parts_follow_the_time_of_the_impression(tmp_path):
@@ -183,15 +186,15 @@ def test_only_rooms_that_opened_and_did_not_end_are_in_the_store(tmp_path):
         (EventKind.LIKE, 590, 5, 0, 31, 1),  # no metadata, heard a moment ago
         (EventKind.ROOM_START, 700, -1, 0, 32, 1),  # opens later
     )
-    arguments = {"store": tmp_path / "store", "as_of_ms": NOON_MS + 620_000}
+    arguments = {"store": tmp_path / "store", "as_of_ms": NOON_MS + 640_000}
     summary, _ = _build(_with(rooms, SEEN, END), tmp_path / "examples", **arguments)
-    store = OnlineStore(tmp_path / "store")
+    store = open_online_store(tmp_path / "store")
     assert store.live_ids.tolist() == [19, 31] and summary.live_rooms == 2
-    with pytest.raises(ValueError, match=r"no features stored for \{.live_id.: 30\}"):
+    with pytest.raises(ValueError, match="30"):
         store.request(5, [30])
     store.close()
     _build(_with(SEEN, END), tmp_path / "examples", **(arguments | {"as_of_ms": NOON_MS + 700_000}))
-    store = OnlineStore(tmp_path / "store")
+    store = open_online_store(tmp_path / "store")
     assert store.live_ids.tolist() == [0]  # nothing of the first filling is left
     store.close()
 
@@ -201,7 +204,7 @@ def test_a_folder_without_a_readable_store_is_an_error(tmp_path, content):
     if content is not None:
         (tmp_path / "data.mdb").write_bytes(content)
     with pytest.raises(ValueError, match="online store"):
-        OnlineStore(tmp_path)
+        open_online_store(tmp_path)
 
 
 def test_the_store_needs_a_time(tmp_path):
@@ -242,3 +245,48 @@ def test_chat_impressions_are_sampled_by_seed_to_exactly_the_limit(tmp_path):
         assert summary.impressions == 100
         picks.append(set(zip(examples["user_id"], examples["live_id"], examples["timestamp_ms"], strict=True)))
     assert picks[0] == picks[1] != picks[2]
+
+
+class ContentSource(MemorySource):
+    """Room 0 shows two kinds of segments, of 30 s each, and three products."""
+
+    def segment_partitions(self):
+        return [Partition("all", "segments")]
+
+    def read_segments(self, partition):
+        kinds = np.array([0, 0, 1, 1, 1, 0, 0, 0], dtype=np.float32)
+        ends = NOON_MS + np.arange(1, 9) * 30_000 - 1
+        yield segment_batch(0, 0, ends, np.stack([kinds, 1 - kinds], axis=1))
+        yield segment_batch(0, 0, ends[:1], np.full((1, 2), np.nan))
+
+    def product_partitions(self):
+        return [Partition("all", "products")]
+
+    def read_products(self, partition):
+        times = NOON_MS + np.array([10_000, 100_000, 130_000])
+        yield product_batch(0, 0, times, np.array([7, 8, 9]), 1, 2, np.array([3, 4, 5]))
+
+
+def test_a_room_is_told_by_what_it_has_shown(tmp_path):
+    """Segments that ended, and products that were shown, before the window in which the user saw the room."""
+    seconds = (29.0, 30.0, 95.0, 125.0, 300.0)
+    shown = log(*((EventKind.EXPOSURE, second, 1, 0, 0, 1) for second in seconds))
+    source = ContentSource(_with(SEEN, shown, END), LIVE_SCHEMA)
+    codebook = train_codebook(source, NOON_MS + 120_000, 2, tmp_path / "codebook")
+    assert codebook is not None and codebook.trained_on == 4
+    codebook = Codebook(np.array([[0, 1], [1, 0]], dtype=np.float32))
+    arguments = {"store": tmp_path / "store", "as_of_ms": NOON_MS + 300_000}
+    summary = build_examples(source, tmp_path / "e", HOUR, codebook=codebook, content_lengths=(2, 2), **arguments)
+    assert summary.dead_letters == 1
+    schema = schema_from_json(json.loads((tmp_path / "e" / "schema.json").read_text()))
+    assert (schema.codebook, schema.codes, schema.categories) == (codebook.version, 2, (50, 1_000, 5_000))
+    examples = read_examples(tmp_path / "e", schema)
+    examples = take(examples, examples["user_id"] == 1)
+    assert examples["semantic_ids"].tolist() == [[-1, -1], [-1, 0], [0, 1], [0, 1], [1, 0]]
+    assert examples["run_lengths"].tolist() == [[0, 0], [0, 1], [2, 1], [2, 2], [3, 3]]
+    assert examples["product_ids"].tolist() == [[-1, -1], [-1, 7], [-1, 7], [7, 8], [8, 9]]
+    assert examples["product_categories"][-1].tolist() == [[1, 2, 4], [1, 2, 5]]
+    with open_online_store(tmp_path / "store") as store:
+        _, request = store.request(1, [0])
+    for name, value in request.items():
+        np.testing.assert_array_equal(value[0], examples[name][-1], err_msg=name)

@@ -4,11 +4,21 @@ import pytest
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from beam_transforms.columnar import to_batch, to_columns
+from beam_transforms.columnar import concatenate, take, to_batch, to_columns
 from beam_transforms.events import register_coders
 from beam_transforms.schema import LIVE_SCHEMA, WINDOW_MS, Aggregate, EventKind, Metric
-from beam_transforms.statistics import WindowStatistics, statistic_sequences, window_statistics
+from beam_transforms.statistics import (
+    empty_heard,
+    empty_windows,
+    fold_heard,
+    fold_windows,
+    room_windows,
+    statistic_sequences,
+    window_statistics,
+)
+from beam_transforms.window_statistics import WindowStatistics
 from tests.beam_transforms.event_logs import NOON_MS, event_rows, log
 
 METRICS = (
@@ -41,20 +51,61 @@ def test_a_sequence_has_only_windows_that_have_ended():
         (EventKind.COMMENT, 10, 1, 0, 7, 1), (EventKind.COMMENT, 70, 1, 0, 7, 1), (EventKind.ENTER, 11, 1, 0, 7, 1)
     )
     metrics = (METRICS[0], METRICS[4])
-    windows = window_statistics(events, metrics)
     seconds = np.array([29.999, 30, 89.999, 90])
-    queries = {"live_id": np.full(4, 7), "timestamp_ms": NOON_MS + (seconds * 1000).astype(np.int64)}
-    sequence, mask = statistic_sequences(windows, queries, metrics, length=3)
+    queries = {"live_id": np.full(4, 7), "as_of_ms": NOON_MS + (seconds * 1000).astype(np.int64)}
+    sequence, mask, _ = _sequences(events, queries, metrics, length=3)
     assert mask.tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 1], [1, 1, 1]]
     assert sequence[:, :, 0].tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 1]]
     assert sequence[:, :, 1].tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 1], [1, 1, 1]]  # the audience stays
 
 
 def test_a_room_without_events_has_an_empty_sequence():
-    windows = window_statistics(log((EventKind.COMMENT, 10, 1, 0, 7, 1)), METRICS)
-    queries = {"live_id": np.array([6, 8]), "timestamp_ms": np.full(2, NOON_MS + 600_000)}
-    sequence, mask = statistic_sequences(windows, queries, METRICS, length=4)
-    assert not sequence.any() and not mask.any()
+    queries = {"live_id": np.array([6, 8]), "as_of_ms": np.full(2, NOON_MS + 600_000)}
+    sequence, mask, opened = _sequences(log((EventKind.COMMENT, 10, 1, 0, 7, 1)), queries, METRICS, length=4)
+    assert not sequence.any() and not mask.any() and opened.tolist() == [-1, -1]
+
+
+def test_a_room_that_was_silent_for_three_hours_starts_afresh():
+    events = log(
+        (EventKind.ENTER, 0, 1, 0, 7, 1), (EventKind.COMMENT, 0, 1, 0, 7, 1), (EventKind.COMMENT, 11_000, 1, 0, 7, 1)
+    )
+    queries = {"live_id": np.full(2, 7), "as_of_ms": NOON_MS + np.array([10_800_000, 11_040_000])}
+    sequence, mask, opened = _sequences(events, queries, METRICS, length=3)
+    assert opened.tolist() == [NOON_MS, NOON_MS + 11_000_000]
+    assert mask.tolist() == [[1, 1, 1], [0, 1, 1]]
+    assert sequence[:, :, 4].tolist() == [[1, 1, 1], [0, 0, 0]]  # who was present is forgotten, too
+    assert sequence[1, :, 3].tolist() == [0, 1, 0]  # and the user is new again
+
+
+def _sequences(events, queries, metrics, length):
+    found = statistic_sequences(room_windows(empty_heard(), events, metrics), queries, metrics, length)
+    return found["statistic_sequence"], found["statistic_mask"], found["opened_ms"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=event_rows(), cuts=st.lists(st.integers(0, 60), max_size=3), later=st.integers(0, 900), parts=st.integers(1, 3)
+)
+def test_folding_at_any_time_changes_nothing(rows, cuts, later, parts):
+    """Also when the events of a room come from several workers, each with the users of its own."""
+    events = log(*rows)
+    cuts = sorted(NOON_MS + cut * WINDOW_MS for cut in cuts)
+    as_of_ms = max([*cuts, NOON_MS]) + later * WINDOW_MS
+    queries = {"live_id": np.arange(5), "as_of_ms": np.full(5, as_of_ms)}
+    state = empty_windows(METRICS)
+    heard = [empty_heard() for _ in range(parts)]
+    for begin, end in zip([0, *cuts], [*cuts, 2**60], strict=True):
+        now = take(events, (events["timestamp_ms"] >= begin) & (events["timestamp_ms"] < end))
+        of_part = [take(now, now["user_id"] % parts == part) for part in range(parts)]
+        pieces = [room_windows(heard[part], of_part[part], METRICS) for part in range(parts)]
+        if end == 2**60:
+            found = statistic_sequences(concatenate([state, *pieces]), queries, METRICS, 6)
+            break
+        state = fold_windows(state, concatenate(pieces), METRICS, 6, end)
+        heard = [fold_heard(heard[part], of_part[part], METRICS, end) for part in range(parts)]
+    expected = statistic_sequences(room_windows(empty_heard(), events, METRICS), queries, METRICS, 6)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
 def _brute_force(events, room, end_ms, metric):
@@ -79,11 +130,10 @@ def _brute_force(events, room, end_ms, metric):
 @given(event_rows())
 def test_sequences_equal_counting_by_hand(rows):
     events = log(*rows)
-    windows = window_statistics(events, METRICS)
     now = NOON_MS + 1_000_000
     rooms = np.unique(events["live_id"])
-    queries = {"live_id": rooms, "timestamp_ms": np.full(len(rooms), now)}
-    sequence, mask = statistic_sequences(windows, queries, METRICS, length=40)
+    queries = {"live_id": rooms, "as_of_ms": np.full(len(rooms), now)}
+    sequence, mask, _ = _sequences(events, queries, METRICS, length=40)
     for row, room in enumerate(rooms):
         opened = events["timestamp_ms"][events["live_id"] == room].min()
         for step in range(40):

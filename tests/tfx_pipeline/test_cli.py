@@ -20,6 +20,8 @@ def _result(**changes) -> PipelineResult:
         "notes": ("gtr was not judged: 3 positive labels, fewer than 20",),
         "tasks": {"ctr": FIGURES},
         "forecast_mse": {"model": 56.0, "mean": 59.0, "latest": 64.0},
+        "semantic_id_hits": None,
+        "product_hits": None,
         "stages": {"Trainer": 12.34},
         "cached": (),
         "evaluation": Path("/evaluation"),

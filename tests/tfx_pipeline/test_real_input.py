@@ -80,9 +80,11 @@ def test_a_kuailive_m3_folder_drives_the_whole_road(m3_folder, tmp_path):
     assert figures["train"] > figures["eval"] > 0
     assert set(figures["forecast_mse"]) == {"model", "mean", "latest"}
     ctr = figures["tasks"]["ctr"]
-    assert set(ctr) == {"base", "statistic", "trees", "difference", "difference_to_trees", "users_left_out"}
+    assert set(ctr) == {"base", "statistic", "trees", "differences", "users_left_out"}
     assert ctr["base"]["auc"] > 0.55 and ctr["trees"]["auc"] > 0.55
-    assert ctr["difference"]["gauc"]["low"] <= ctr["difference"]["gauc"]["value"] <= ctr["difference"]["gauc"]["high"]
+    assert set(ctr["differences"]) == {"statistic - base", "statistic - trees"}
+    difference = ctr["differences"]["statistic - base"]["gauc"]
+    assert difference["low"] <= difference["value"] <= difference["high"]
     assert any("live_comment" in note for note in figures["notes"])
     for variant in ("base", "statistic"):
         assert figures["pushed"][variant]["decision"] in ("blessed", "rejected")
@@ -99,9 +101,12 @@ def test_the_real_chat_log_drives_the_whole_road(tmp_path):
     assert (figures["dead_letters"], figures["impressions"]) == (0, 500_000)
     assert figures["forecast_mse"]["model"] < min(figures["forecast_mse"]["mean"], figures["forecast_mse"]["latest"])
     cmtr = figures["tasks"]["cmtr"]
-    assert cmtr["difference"]["gauc"]["low"] > 0  # the room's statistics help
+    assert cmtr["differences"]["statistic - base"]["gauc"]["low"] > 0  # the room's statistics help
     assert cmtr["base"]["auc"] > 0.79 and cmtr["trees"]["auc"] > 0.79
-    assert cmtr["difference_to_trees"]["gauc"]["high"] > 0  # not proven to stand below the trees
+    assert {"historical_content - base", "foresight_prediction - base"} < set(cmtr["differences"])
+    assert figures["codebook"]["codes"] == 500
+    hits = figures["semantic_id_hits"]
+    assert hits["model"]["hit@1"] > max(rates["hit@1"] for name, rates in hits.items() if name != "model")
 
 
 def test_rooms_are_split_by_their_start(tmp_path):

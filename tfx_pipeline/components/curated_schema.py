@@ -15,8 +15,10 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "statistic_mask": _SHARE,
     "entered_authors": (PADDING_ID, math.inf),
     "context": (-math.inf, math.inf),
+    **dict.fromkeys(("semantic_ids", "product_ids", "product_categories"), (PADDING_ID, math.inf)),
     "label": _SHARE,
     "label_mask": _SHARE,
+    "label_weight": (-math.inf, math.inf),
 }
 """Smallest and largest value of the features that aren't just >= 0, as ids, counts and times are."""
 

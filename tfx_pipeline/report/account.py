@@ -12,7 +12,18 @@ from tfx_pipeline.config import METRICS
 from tfx_pipeline.gate import BLESSED
 from tfx_pipeline.report import wording
 from tfx_pipeline.report.ranking_account import PlacedAnswer, placed_answers
-from tfx_pipeline.report.span_account import comparison, forecast_gain, merged_spans, outcome
+from tfx_pipeline.report.span_account import (
+    PRODUCT_GUESSERS,
+    SEMANTIC_ID_GUESSERS,
+    codebook_words,
+    comparison,
+    drift_words,
+    first_guesses,
+    forecast_gain,
+    hit_gain,
+    merged_spans,
+    outcome,
+)
 
 ROOMS = 3
 """Rooms shown of each answer."""
@@ -35,6 +46,10 @@ def print_account(console: Console, summary: Mapping[str, Any], details: Mapping
     for span in spans:
         for line in _decision(span):
             console.print(line)
+    if summary.get("codebook"):
+        console.print(Text(codebook_words(summary["codebook"])))
+    if summary.get("drift"):
+        console.print(Text(f"  {drift_words(summary['drift'])}"))
     for answers in placed_answers(summary).values():
         console.print(_rooms([answers[0], answers[-1]] if len(answers) > 1 else answers))
     longest = sorted(summary["stages"], key=lambda stage: stage["seconds"], reverse=True)[:STAGES]
@@ -66,6 +81,23 @@ def _decision(span: Mapping[str, Any]) -> Iterator[Text]:
         gain = forecast_gain(span)
         errors = ", ".join(f"{name} {wording.squared_error(mse.get(name))}" for name in ("model", "mean", "latest"))
         yield Text(f"  Forecast MSE: {errors}" + (f" (the model is {gain})" if gain else ""))
+    semantic_ids = span.get("semantic_id_hits")
+    if semantic_ids:
+        at_10 = wording.share(semantic_ids["model"]["hit@10"])
+        yield _hits("Next semantic id", first_guesses(span), SEMANTIC_ID_GUESSERS, at_10)
+    products = span.get("product_hits")
+    if products:
+        one_guess = {name: rate for name, rate in products.items() if name != "model_at_10"}
+        yield _hits("Next product's category", one_guess, PRODUCT_GUESSERS, wording.share(products["model_at_10"]))
+
+
+def _hits(what: str, rates: Mapping[str, float | None], names: Mapping[str, str], at_10: str) -> Text:
+    """The model's hits beside those of the best rule; the page has the others."""
+    gain = hit_gain(rates, names)
+    return Text(
+        f"  {what} hit: model {wording.share(rates['model'])}, in ten guesses {at_10}"
+        + (f" (the first guess is {gain})" if gain else "")
+    )
 
 
 def _rooms(answers: list[PlacedAnswer]) -> Table:

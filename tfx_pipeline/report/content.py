@@ -12,8 +12,12 @@ from tfx_pipeline.report import plots, wording
 from tfx_pipeline.report.plots import Point
 from tfx_pipeline.report.ranking_account import PlacedAnswer, placed_answers
 from tfx_pipeline.report.span_account import (
+    PRODUCT_GUESSERS,
+    SEMANTIC_ID_GUESSERS,
     comparison,
+    first_guesses,
     forecast_gain,
+    hit_gain,
     merged_spans,
     outcome,
     served_version,
@@ -58,6 +62,10 @@ def page_content(summary: Mapping[str, Any], details: Mapping[str, Any]) -> dict
             for span in spans
             if span["forecasts"]
         ],
+        "semantic_id_hits": _semantic_id_hits(spans),
+        "product_guessers": list(PRODUCT_GUESSERS.values()),
+        "product_hits": _product_hits(spans),
+        "codebook": _codebook(summary),
         "window_s": WINDOW_MS // 1000,
         "past_minutes": plots.PAST_WINDOWS * WINDOW_MS // 60_000,
         "answers": [_answer(answer) for of_user in placed_answers(summary).values() for answer in of_user],
@@ -190,6 +198,59 @@ def _forecast_errors(spans: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
         for span in spans
         if span.get("forecast_mse")
     ]
+
+
+def _semantic_id_hits(spans: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "span": _name(span),
+            "rows": [
+                {
+                    "name": words,
+                    "rates": [wording.share(rates.get(name, {}).get(guesses)) for guesses in ("hit@1", "hit@10")],
+                }
+                for name, words in SEMANTIC_ID_GUESSERS.items()
+            ],
+            "gain": hit_gain(first_guesses(span), SEMANTIC_ID_GUESSERS),
+        }
+        for span in spans
+        if (rates := span.get("semantic_id_hits"))
+    ]
+
+
+def _product_hits(spans: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "span": _name(span),
+            "rates": [wording.share(rates.get(name)) for name in PRODUCT_GUESSERS],
+            "gain": hit_gain(rates, PRODUCT_GUESSERS),
+        }
+        for span in spans
+        if (rates := span.get("product_hits"))
+    ]
+
+
+def _codebook(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names and figures of the codebook and of its drift; empty without a codebook."""
+    codebook, drift = summary.get("codebook"), summary.get("drift")
+    figures: list[tuple[str, str]] = []
+    if codebook:
+        used, codes = wording.count(codebook["codes_used"]), wording.count(codebook["codes"])
+        figures += [
+            ("version", codebook["version"]),
+            ("codes used", f"{used} of {codes}"),
+            ("perplexity", wording.squared_error(codebook["perplexity"])),
+            ("mean squared error", wording.squared_error(codebook["mse"])),
+            ("segments it was trained on", wording.count(codebook["trained_on"])),
+        ]
+    if drift:
+        figures += [
+            ("segments of the spans", ", ".join(map(wording.count, drift["segments"]))),
+            ("population stability index", wording.squared_error(drift["population_stability_index"])),
+            ("the index by chance alone", wording.squared_error(drift["noise"])),
+            ("Jensen-Shannon divergence", f"{wording.squared_error(drift['jensen_shannon_bits'])} bits"),
+        ]
+    return figures
 
 
 def _answer(answer: PlacedAnswer) -> dict[str, Any]:

@@ -18,7 +18,9 @@ def write_report(summary: Mapping[str, Any], details: Mapping[str, Any], path: P
     forecasts without a forecaster) is left out.
 
     Args:
-        summary: What `build/demo/summary.json` holds: "spans", "stages", "wall_seconds", "peak_rss_mb", "rank".
+        summary: What `build/demo/summary.json` holds: "spans", "stages", "wall_seconds", "peak_rss_mb", "rank" and, of
+            a run with semantic ids, "codebook" (see `codebook_figures`) and "drift" (the fields of `CodebookDrift`, and
+            "segments", how many each span has). None or missing stands for "without".
         details: What the page shows beyond it: "source" (what was run, in words), "machine" (name -> value), "spans".
             Each span has "span", "begin_ms", "end_ms", "train" and "eval" (numbers of examples), "notes" (of the gate),
             "intervals" (task -> metric -> [low, high]) and "difference" (task -> metric -> {"value", "low", "high"},

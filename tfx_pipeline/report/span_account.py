@@ -6,6 +6,22 @@ from typing import Any
 from tfx_pipeline.gate import BLESSED
 from tfx_pipeline.report import wording
 
+SEMANTIC_ID_GUESSERS = {
+    "model": "model",
+    "last": "latest code",
+    "most_frequent": "most frequent code lately",
+    "largest_weight": "most frequent code of all",
+}
+"""Who guesses the next semantic id, in words."""
+
+PRODUCT_GUESSERS = {
+    "model": "model",
+    "model_at_10": "model, ten guesses",
+    "most_frequent": "most frequent category",
+    "latest": "latest category",
+}
+"""Who guesses the next product's category, in words."""
+
 
 def merged_spans(summary: Mapping[str, Any], details: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The spans of the summary, in order, each with the keys of its details as well.
@@ -72,3 +88,40 @@ def forecast_gain(span: Mapping[str, Any]) -> str | None:
         return None
     change = model / better - 1
     return f"{abs(change):.1%} {'below' if change < 0 else 'above'} {name}"
+
+
+def first_guesses(span: Mapping[str, Any]) -> dict[str, float | None]:
+    """Guesser -> share of next semantic ids that its first guess hits; {} without a forecaster."""
+    return {name: rates["hit@1"] for name, rates in (span.get("semantic_id_hits") or {}).items()}
+
+
+def hit_gain(rates: Mapping[str, float | None], guessers: Mapping[str, str]) -> str | None:
+    """The model's rate beside that of the best rule with one guess, too; None where one isn't known."""
+    rules = {name: rates.get(name) for name in guessers if not name.startswith("model")}
+    model = rates.get("model")
+    if model is None or not all(map(wording.known, (model, *rules.values()))):
+        return None
+    best = max(rules, key=lambda name: rules[name] or 0.0)
+    change = 100 * (model - (rules[best] or 0.0))
+    return f"{abs(change):.1f} points {'below' if change < 0 else 'above'} the {guessers[best]}"
+
+
+def codebook_words(codebook: Mapping[str, Any]) -> str:
+    """Such as "Codebook 0a1b2c: 250 of 256 codes used, perplexity 180, mean squared error 0.31, of 10,000 segments"."""
+    used, codes = wording.count(codebook["codes_used"]), wording.count(codebook["codes"])
+    perplexity, mse = (wording.squared_error(codebook[name]) for name in ("perplexity", "mse"))
+    return (
+        f"Codebook {codebook['version']}: {used} of {codes} codes used, perplexity {perplexity}, mean squared error "
+        f"{mse}, of {wording.count(codebook['trained_on'])} segments"
+    )
+
+
+def drift_words(drift: Mapping[str, Any]) -> str:
+    """What moved in the use of the codes from the first span to the last, and how much of that chance explains."""
+    first, last = drift["segments"][0], drift["segments"][-1]
+    names = ("population_stability_index", "noise", "jensen_shannon_bits")
+    index, noise, bits = (wording.squared_error(drift[name]) for name in names)
+    return (
+        f"Use of the codes, {wording.counted(first, 'segment')} to {wording.counted(last, 'segment')}: population "
+        f"stability index {index} (chance alone: {noise}), Jensen-Shannon {bits} bits"
+    )

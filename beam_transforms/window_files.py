@@ -1,0 +1,121 @@
+"""WriteWindowFiles: what flows in during a window -> files named by the window, whatever they hold."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import apache_beam as beam
+from apache_beam.coders import BytesCoder, TupleCoder, VarIntCoder
+from apache_beam.transforms.timeutil import TimeDomain
+from apache_beam.transforms.userstate import BagStateSpec, ReadModifyWriteStateSpec, TimerSpec, on_timer
+from apache_beam.typehints.decorators import no_annotations
+from apache_beam.utils.timestamp import Timestamp
+
+from beam_transforms.schema import WINDOW_MS
+
+_AFTER_STAGES_MS = 10  # later than each stage's step at a window's end
+
+Write = Callable[[int, int, list[bytes]], list[tuple[str, int]]]
+
+
+class WriteWindowFiles(beam.PTransform):
+    """(shard, bytes) -> files of each window and shard; gives (path, rows) of each file.
+
+    Unbounded input, in the global window. At a window's end, `write(shard, end_ms, values)` is called once with all
+    that came in it. It must write files whose names hold shard and window, and whose bytes don't depend on the order of
+    `values`: a window that is written again, after a crash, then gives the same files again. What should come for a
+    window that is written already goes with the next one.
+
+    Args:
+        write: Writes the files of a window and gives their paths and numbers of rows.
+    """
+
+    def __init__(self, write: Write) -> None:
+        super().__init__()
+        self._write = write
+
+    def expand(self, values: beam.PCollection) -> beam.PCollection:
+        return values | beam.ParDo(_Windows(self._write)).with_output_types(tuple[str, int])
+
+
+class _Windows(beam.DoFn):
+    ARRIVED = BagStateSpec("arrived", TupleCoder([VarIntCoder(), BytesCoder()]))
+    NEXT_MS = ReadModifyWriteStateSpec("next_ms", VarIntCoder())  # the window whose timer is set; None if none is
+    WRITTEN_MS = ReadModifyWriteStateSpec("written_ms", VarIntCoder())
+    WINDOW = TimerSpec("window", TimeDomain.WATERMARK)
+
+    def __init__(self, write: Write) -> None:
+        super().__init__()
+        self._write = write
+
+    @no_annotations
+    def process(
+        self,
+        value: tuple[int, bytes],
+        arrived=beam.DoFn.StateParam(ARRIVED),
+        next_ms=beam.DoFn.StateParam(NEXT_MS),
+        written_ms=beam.DoFn.StateParam(WRITTEN_MS),
+        window=beam.DoFn.TimerParam(WINDOW),
+        timestamp=beam.DoFn.TimestampParam,
+    ) -> None:
+        # The first window's end that isn't before it: stages step a little after a window's end.
+        end_ms = -((_AFTER_STAGES_MS - timestamp.micros // 1000) // WINDOW_MS) * WINDOW_MS
+        if written_ms.read() is not None:
+            end_ms = max(end_ms, written_ms.read() + WINDOW_MS)
+        arrived.add((end_ms, value[1]))
+        if next_ms.read() is None or end_ms < next_ms.read():
+            self._set(window, next_ms, end_ms)
+
+    @on_timer(WINDOW)
+    @no_annotations
+    def write(
+        self,
+        shard=beam.DoFn.KeyParam,
+        arrived=beam.DoFn.StateParam(ARRIVED),
+        next_ms=beam.DoFn.StateParam(NEXT_MS),
+        written_ms=beam.DoFn.StateParam(WRITTEN_MS),
+        window=beam.DoFn.TimerParam(WINDOW),
+        timestamp=beam.DoFn.TimestampParam,
+    ) -> Iterator[tuple[str, int]]:
+        if next_ms.read() is None or timestamp.micros // 1000 != next_ms.read() + _AFTER_STAGES_MS:
+            # A runner fired the timer twice, or one that was set anew since, and may have dropped the one that is due.
+            if next_ms.read() is not None:
+                self._set(window, next_ms, next_ms.read())
+            return
+        end_ms, values = next_ms.read(), list(arrived.read())
+        arrived.clear()
+        next_ms.clear()
+        yield from self._write(shard, end_ms, [value for time_ms, value in values if time_ms == end_ms])
+        written_ms.write(end_ms)
+        later = [value for value in values if value[0] != end_ms]
+        for value in later:
+            arrived.add(value)
+        if later:
+            self._set(window, next_ms, min(time_ms for time_ms, _ in later))
+
+    def _set(self, window, next_ms, end_ms: int) -> None:
+        next_ms.write(end_ms)
+        window.set(Timestamp(micros=(end_ms + _AFTER_STAGES_MS) * 1000))
+
+
+def file_name(end_ms: int, shard: int, shards: int) -> str:
+    """What the files of a window are called, without what is in front and behind."""
+    return f"{end_ms}-{shard:05d}-of-{shards:05d}"
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes a file beside and renames it: it is there whole, also after the machine has lost power, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    write(temporary)
+    _to_disk(temporary)
+    temporary.replace(path)
+    _to_disk(path.parent)
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
