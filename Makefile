@@ -4,7 +4,7 @@ PYTEST := .venv/bin/python -m pytest
 
 BACKENDS_PYTHON := .venv-backends/bin/python
 
-.PHONY: help setup demo test test-slow test-backends test-jax test-torch bench docs lint format lock protos clean
+.PHONY: help setup demo test test-slow test-backends test-jax test-torch test-flink bench docs lint format lock protos clean
 
 help:  ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,16 @@ test-jax: .venv-backends/ready
 
 test-torch: .venv-backends/ready
 	KERAS_BACKEND=torch $(BACKENDS_PYTHON) -m pytest tests/keras_models tests/examples
+
+build/flink/ready: tools/flink/pom.xml tools/flink/cluster/pom.xml tools/flink/broker/pom.xml
+	@command -v java > /dev/null && command -v mvn > /dev/null || \
+	    { echo "test-flink: needs Java 17 or newer and Maven (java and mvn on the PATH): tools/servers.sh"; exit 1; }
+	@echo "test-flink: fetching Flink, Beam's job server and Kafka (the first time about 260 MB)"
+	@mvn -B -q -f tools/flink/pom.xml package
+	@touch $@
+
+test-flink: .venv/ready build/flink/ready  ## Runs the stream on a local Flink from Kafka, with crashes on the way
+	$(PYTEST) tests/flink -m flink
 
 bench: .venv-backends/ready  ## Measures the layers against PyTorch and DeepCTR
 	$(BACKENDS_PYTHON) -m foresight bench layers
