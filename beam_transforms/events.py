@@ -78,8 +78,8 @@ def _check(columns: dict[str, np.ndarray]) -> None:
 class RecordBatchCoder(coders.Coder):
     """Encodes a `pyarrow.RecordBatch` as an Arrow IPC stream, with integers in as few bytes as they need.
 
-    A log of events takes half its size that way, as it would with LZ4 in several times the time. What LZ4 makes smaller
-    still, by a sample of it, is compressed too.
+    A log of events takes half its size that way, as it would with LZ4 in more time. What LZ4 makes smaller still, by a
+    sample of it, is compressed too.
 
     Equal batches without nulls have equal bytes (a slice is encoded as what it shows), so the coder is deterministic
     for them; every batch of this project is one.
@@ -123,7 +123,7 @@ def _compressible(batch: pa.RecordBatch) -> bool:
     """Whether LZ4 makes a batch a quarter of its size or less, as far as the beginnings of its columns tell."""
     buffers = [buffer for array in batch.columns for buffer in array.buffers() if buffer is not None and buffer.size]
     size = sum(buffer.size for buffer in buffers)
-    if size < _SAMPLE:
+    if size < 16 * _SAMPLE:
         return False
     expected = 0.0
     for buffer in buffers:

@@ -37,8 +37,9 @@ def build_stream(
 ) -> dict[str, beam.PCollection]:
     """Adds the streaming pipeline to a Beam pipeline; it gives the examples and the store that a batch run gives.
 
-    Unbounded input, in the global window; element timestamps must not be behind the watermark, as those of
-    `ReadLiveEvents` aren't. What comes within the allowed lateness, in any order and any number of times, changes
+    Unbounded input, in the global window. A batch's Beam timestamp should be the later of the watermark and its oldest
+    row's time, as with `ReadLiveEvents`; with `ReadKafkaEvents` rows of one message should be no further apart than the
+    allowed lateness. What comes within the allowed lateness, in any order and any number of times, changes
     nothing. What comes later is counted and kept below `<folder>/late` as lines of live events, which a later batch run
     reads beside the others; dead letters are kept below `<folder>/dead_letters`. Events before a room's start or after
     its end count like all others; a room that has ended isn't live.

@@ -85,5 +85,7 @@ def _shares(log: Path, out: Path) -> dict[str, float]:
         for part, functions in _PARTS.items():
             if (Path(file).name, function) in functions and Path(file).parent.name == "beam_transforms":
                 spent[part] += cumulative
+        if function == "run_stages":
+            spent["build the pipeline, before the first stage runs"] = whole - cumulative
     spent["Beam and the rest"] = whole - sum(spent.values())
     return {part: round(seconds / whole, 3) for part, seconds in spent.items()}

@@ -94,6 +94,8 @@ def describe_run(figures: dict[str, Any]) -> str:
     if figures["product_hits"]:
         hits = ", ".join(f"{name} {_figure(rate)}" for name, rate in figures["product_hits"].items())
         lines.append(f"next product's category, hit rate: {hits}")
+    if figures["semantic_ids"]:
+        lines.append(f"semantic ids of a session under its message rate: {figures['semantic_ids']['plot']}")
     lines.append(f"{'task':6} {'model':20} {'AUC':>7} {'GAUC':>7} {'UAUC':>7}")
     for task, by_model in figures["tasks"].items():
         for name, rates in by_model.items():

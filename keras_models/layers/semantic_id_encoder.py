@@ -73,8 +73,12 @@ class SemanticIdEncoder(keras.layers.Layer):
                 "layers must be at least 0 and heads must divide model_width, "
                 f"got model_width={model_width}, layers={layers}, heads={heads}"
             )
-        if codes < 1 or (positions is not None and positions < 1):
-            raise ValueError(f"codes and positions must be at least 1, got codes={codes}, positions={positions}")
+        # True counts as 1, and one position for all is none at all.
+        if codes < 1 or isinstance(positions, bool) or (positions is not None and positions < 1):
+            raise ValueError(
+                f"codes and positions must be at least 1 (positions None for none), got codes={codes}, "
+                f"positions={positions}"
+            )
         self.codes = codes
         self.model_width = model_width
         self.layers = layers

@@ -58,7 +58,7 @@ def live_log(seed: int, minutes: int = 12, events: int = 300, users: int = 5, ro
     products = [rng.integers(0, 9, 20) for _ in range(4)]
     return {
         "events": event_batch(*map(np.concatenate, (kinds, times, people)), where // 2, where, value),
-        "segments": segment_batch(shown, shown // 2, NOON_MS + np.tile(every, rooms) + 19_999, vectors),
+        "segments": segment_batch(shown, shown // 2, NOON_MS + np.tile(every, rooms) + 17_999, vectors),
         "products": product_batch(sold, sold // 2, moments(20), *products),
     }
 

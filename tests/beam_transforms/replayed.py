@@ -35,7 +35,8 @@ class ReplayedEvents(beam.PTransform):
                 self._advance(before, reader.get_watermark())
                 watermark = reader.get_watermark()
             there = reader.advance()
-        self._advance(watermark, watermark + idle_s)
+        if idle_s:
+            self._advance(watermark, watermark + idle_s)
         self._stream.advance_watermark_to_infinity()
 
     def _advance(self, before: Timestamp, after: Timestamp) -> None:

@@ -17,10 +17,12 @@ from beam_transforms.local_stream import CHECKPOINT, LocalStream
 from beam_transforms.online_store import open_online_store
 from beam_transforms.pipeline import build_examples, content_schema
 from beam_transforms.schema import WINDOW_MS
+from beam_transforms.sources.kafka_topic import KafkaTopic
 from beam_transforms.sources.line_files import LineFiles
 from beam_transforms.sources.open_source import open_source
 from beam_transforms.sources.simulator import SimulatorConfig, simulate
 from beam_transforms.spans import SpanPlan
+from beam_transforms.stream_checkpoint import StreamCheckpoint
 from tests.beam_transforms.event_logs import NOON_MS, read_examples
 from tests.beam_transforms.live_logs import (
     CODEBOOK,
@@ -34,6 +36,7 @@ from tests.beam_transforms.live_logs import (
     put,
     stored,
 )
+from tests.beam_transforms.sources.test_kafka_topic import Broker
 from tests.beam_transforms.stream_crashes import StreamProcess, contents
 from tests.beam_transforms.test_streaming import SHORT
 
@@ -125,6 +128,40 @@ def test_a_checkpoint_of_other_settings_or_damaged_is_refused(tmp_path, live):
 def test_a_source_that_ends_without_a_row_gives_nothing(tmp_path):
     assert _stream(put(tmp_path / "live", []), tmp_path / "stream").run() == {}
     assert not list((tmp_path / "stream").rglob("*.tfrecord"))
+
+
+def test_a_topic_whose_messages_are_cut_otherwise_after_each_stop_gives_the_same_examples(tmp_path, live):
+    """What a step gave is written again, not found again: Kafka hands out other pieces the second time."""
+    broker = Broker(partitions=2, at_once=2)
+    for number, path in enumerate(sorted(live.glob("*.jsonl"))):
+        lines = path.read_bytes().splitlines(keepends=True)
+        broker.send(number % 2, b"".join(lines[::2]))
+        broker.send((number + 1) % 2, b"".join(lines[1::2]))
+    until = {number: len(messages) for number, messages in broker.messages.items()}
+    topic = KafkaTopic(
+        "host:9092", "live", WIDTH, group_id="stream", until=until, future_ms=None, connect=broker.connect
+    )
+    arguments = {"schema": SCHEMA, "plan": PLAN, "policy": POLICY, "codebook": CODEBOOK, "lateness_ms": LATENESS_MS}
+    folder = tmp_path / "topic"
+    last, seen = None, 0
+    while last is None or not last.ended:
+        broker.at_once = 1 + seen % 3
+        stream = LocalStream(topic, folder, store=folder / "store", **arguments)
+        seen += len(list(itertools.islice(stream.windows(), 2)))
+        last = StreamCheckpoint.load(folder / CHECKPOINT, {})
+    assert seen > 10 and last.counts.get("late_events", 0) == 0
+    assert {
+        partition.partition: offset.offset for partition, offset in broker.committed.items()
+    }.items() <= until.items()
+    _stream(live, tmp_path / "files").run()
+    spans = [
+        {name: data for name, data in contents(tmp_path / name_).items() if name.startswith("Span-")}
+        for name_ in ("topic", "files")
+    ]
+    assert spans[0] == spans[1] and len(spans[0]) > 10
+    with open_online_store(folder / "store") as store:
+        end_ms = store.as_of_ms
+    assert stored(folder / "store", SCHEMA, end_ms) == stored(tmp_path / "files" / "store", SCHEMA, end_ms)
 
 
 @pytest.mark.slow

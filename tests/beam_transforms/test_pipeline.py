@@ -45,7 +45,7 @@ def _build(events, folder, schema=LIVE_SCHEMA, plan=HOUR, **arguments):
     return summary, read_examples(folder, schema)
 
 
-@whole_pipeline(8)
+@whole_pipeline(3)
 @given(rows=event_rows(), second=st.integers(0, 1200), later=event_rows())
 def test_nothing_at_or_after_an_impression_changes_its_features(tmp_path_factory, rows, second, later):
     impression = log((EventKind.EXPOSURE, second, 0, 0, 0, 1))
@@ -84,7 +84,7 @@ def test_an_earlier_event_changes_features(tmp_path):
     }
 
 
-@whole_pipeline(5)
+@whole_pipeline(2)
 @given(rows=event_rows(), seed=st.integers(0, 99))
 def test_order_and_duplicates_of_events_change_nothing(tmp_path_factory, rows, seed):
     events = _with(log(*rows), SEEN, END)
@@ -99,7 +99,7 @@ def test_order_and_duplicates_of_events_change_nothing(tmp_path_factory, rows, s
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
 
-@whole_pipeline(8)
+@whole_pipeline(3)
 @given(rows=event_rows(), second=st.integers(60, 1200))
 def test_a_request_gets_the_features_that_an_impression_at_that_time_has(tmp_path_factory, rows, second):
     """No training-serving skew: a request at t, to the store as of the window that ended last, equals the example."""

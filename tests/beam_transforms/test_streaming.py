@@ -11,9 +11,10 @@ import pyarrow as pa
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_transforms import online_features
+from beam_transforms import online_features, product_sequences, room_stage, schema, statistics
 from beam_transforms.codebook import Codebook
 from beam_transforms.columnar import mix, to_columns
+from beam_transforms.content import segment_batch
 from beam_transforms.encode_event_lines import encode_event_lines
 from beam_transforms.events import event_batch
 from beam_transforms.feature_stages import stages
@@ -24,8 +25,9 @@ from beam_transforms.schema import LIVE_SCHEMA, WINDOW_MS, EventKind
 from beam_transforms.sources.line_files import LineFiles
 from beam_transforms.spans import SpanPlan
 from beam_transforms.stage import StageState, advance
+from beam_transforms.stream_segments import quantize
 from beam_transforms.streamed_lines import late_lines
-from beam_transforms.streaming import build_stream
+from beam_transforms.streaming import _OfWidth, build_stream
 from tests.beam_transforms.event_logs import NOON_MS, log, read_examples
 from tests.beam_transforms.live_logs import CODEBOOK, LENGTHS, SCHEMA, WIDTH, arrivals, follow, live_log, put, stored
 from tests.beam_transforms.replayed import RUNNER, ReplayedEvents
@@ -128,28 +130,35 @@ def test_a_runner_that_streams_gives_the_files_of_a_batch_and_of_the_local_strea
 @pytest.mark.slow
 def test_a_runner_that_streams_leaves_the_store_of_the_local_stream_at_each_window(tmp_path, monkeypatch):
     live = put(tmp_path / "live", arrivals(live_log(5, minutes=4, events=120, rooms=3), 6, LATENESS_MS))
+    # A memory of minutes and not of hours: when the stream has ended, the runner steps on until all is forgotten.
+    for module in (schema, statistics, room_stage, product_sequences):
+        monkeypatch.setattr(module, "ROOM_MEMORY_MS", 180_000)
+    lookbacks = tuple(dataclasses.replace(history, lookbacks_s=(60,)) for history in SCHEMA.histories)
+    arguments = {"schema": dataclasses.replace(SCHEMA, histories=lookbacks)}
     seen: dict[int, dict] = {}
     write_window = online_features.write_window
 
-    def recorded(store, schema, as_of_ms, rows, replace=False):
-        live_rooms = write_window(store, schema, as_of_ms, rows, replace)
-        seen[as_of_ms] = stored(store.location, schema, as_of_ms)
+    def recorded(store, kind, as_of_ms, rows, replace=False):
+        live_rooms = write_window(store, kind, as_of_ms, rows, replace)
+        if as_of_ms <= NOON_MS + 600_000:  # before the watermark is infinite, where this runner keeps no order
+            seen[as_of_ms] = stored(store.location, kind, as_of_ms)
         return live_rooms
 
     monkeypatch.setattr(online_features, "write_window", recorded)
-    _run(tmp_path / "beam", live, idle_s=0, shards=1, store=tmp_path / "beam_store")
-    monkeypatch.undo()
+    _run(tmp_path / "beam", live, idle_s=420, shards=1, store=tmp_path / "beam_store", **arguments)
+    monkeypatch.setattr(online_features, "write_window", write_window)
     compared = 0
-    stream = LocalStream(follow(live), tmp_path / "local", store=tmp_path / "store", **ARGUMENTS)
+    stream = LocalStream(follow(live), tmp_path / "local", store=tmp_path / "store", **(ARGUMENTS | arguments))
     for window in stream.windows():
         if window.end_ms in seen and window.end_ms <= NOON_MS + 240_000:
-            assert seen[window.end_ms] == stored(tmp_path / "store", SCHEMA, window.end_ms)
+            assert seen[window.end_ms] == stored(tmp_path / "store", arguments["schema"], window.end_ms)
             compared += 1
     assert compared >= 5
     # Windows without an event: the head goes on while a room is live, and says when none is any longer.
     ends = sorted(seen)
     assert np.diff(ends).tolist() == [WINDOW_MS] * (len(ends) - 1)
-    assert seen[ends[-2]]["live"] and not seen[ends[-1]]["live"]
+    assert seen[ends[len(ends) // 2]]["live"] and not seen[ends[-1]]["live"]
+    assert NOON_MS + 300_000 < ends[-1] < NOON_MS + 600_000
 
 
 def test_semantic_ids_of_another_codebook_are_refused_with_both_named():
@@ -203,3 +212,18 @@ def test_late_rows_become_lines_that_give_the_rows_again(tmp_path):
     assert late_lines("late_impressions", pa.RecordBatch.from_pydict(likes)) == b""
     with pytest.raises(ValueError, match="give the codebook"):
         late_lines("late_semantic_ids", pa.RecordBatch.from_pydict(ids))
+
+
+def test_segments_of_another_width_are_dead_letters_even_where_the_source_lets_them_pass():
+    ids = np.array([1, 2])
+    wide = segment_batch(ids, ids, NOON_MS + ids, np.ones((2, WIDTH + 1)))
+    letters = list(_OfWidth(CODEBOOK).process(wide))
+    reason = f"embedding should have 3 floats like the codes of codebook {CODEBOOK.version}, got 4"
+    assert [letter.value["reason"] for letter in letters] == [reason] * 2
+    rows, refused = quantize(wide, CODEBOOK)
+    assert refused == [letter.value for letter in letters] and not len(rows["semantic_id"])
+    fitting = segment_batch(ids, ids, NOON_MS + ids, np.stack([CODEBOOK.codes[3], np.full(WIDTH, np.nan)]))
+    assert list(_OfWidth(CODEBOOK).process(fitting)) == [fitting]
+    rows, refused = quantize(fitting, CODEBOOK)
+    assert rows["semantic_id"].tolist() == [3] and rows["live_id"].tolist() == [1]
+    assert [letter["line"] for letter in refused] == [2] and "finite numbers" in refused[0]["reason"]

@@ -31,7 +31,8 @@ def test_every_engine_counts_a_hand_made_log(compute):
 
 
 def test_engines_agree_on_the_generated_log():
-    batches = list(windows.event_batches(3000))
+    (batch,) = windows.event_batches(3000)
+    batches = [batch.slice(begin, 700) for begin in range(0, 3000, 700)]  # rows come again in another batch
     expected = _sorted(windows.beam_windows(batches))
     assert len(expected) > 1000
     for compute in PEERS:

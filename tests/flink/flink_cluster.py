@@ -147,6 +147,7 @@ class FlinkCluster:
                 metrics = subtask["metrics"]
                 row = {"vertex": vertex["name"], "subtask": subtask["subtask"], "status": subtask["status"]}
                 row["records_in"], row["records_out"] = metrics["read-records"], metrics["write-records"]
+                row["bytes_in"] = metrics["read-bytes"]
                 row["busy_ms"] = metrics["accumulated-busy-time"]
                 row["backpressured_ms"] = metrics["accumulated-backpressured-time"]
                 row["idle_ms"] = metrics["accumulated-idle-time"]

@@ -7,13 +7,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import filelock
+import numpy as np
 import psutil
 import pytest
 from rich.console import Console
 
+from beam_transforms.codebook import Codebook
+from beam_transforms.codebook_drift import drift
+from beam_transforms.content import segment_batch
 from beam_transforms.sources.simulator.simulator_config import PRESETS
+from beam_transforms.sources.source import DeadLetter
+from beam_transforms.spans import SpanPlan
 from tfx_pipeline.config import GateConfig
 
 SMALL = dataclasses.replace(PRESETS["tiny"], users=600, authors=30, duration_s=14_400)
@@ -42,6 +49,10 @@ def test_two_spans_are_trained_pushed_and_ranked_with(tmp_path):
             assert set(span["tasks"]["ctr"]) == {"auc", "gauc", "uauc", "users_left_out"}
             assert 0 < span["tasks"]["ctr"]["auc"] < 1
             assert set(span["forecast_mse"]) == {"model", "mean", "latest"}
+            assert set(span["semantic_id_hits"]) == {"model", "last", "most_frequent", "largest_weight"}
+            assert set(span["product_hits"]) == {"model", "model_at_10", "most_frequent", "latest"}
+        assert summary["codebook"]["trained_on"] == summary["drift"]["segments"][0]
+        assert summary["drift"]["population_stability_index"] > 0
         assert summary["wall_seconds"] > 0 and summary["peak_rss_mb"] > 100
         assert sum(stage["seconds"] for stage in summary["stages"]) == pytest.approx(summary["wall_seconds"], rel=0.1)
         before, after = summary["rank"]
@@ -51,6 +62,21 @@ def test_two_spans_are_trained_pushed_and_ranked_with(tmp_path):
         assert set(before["rooms"][0]["scores"]) == set(first["tasks"])
         assert "<svg" in (tmp_path / "demo" / "report.html").read_text()
         assert "blessed" in (tmp_path / "account.txt").read_text()
+
+
+def test_the_drift_is_between_the_first_span_and_the_last():
+    from tfx_pipeline.demo import codebook_drift
+
+    ended_ms = np.array([5, 9, 10, 19, 20, 25, 31])
+    source = mock.Mock(segment_partitions=lambda: ["one"])
+    source.read_segments.side_effect = lambda partition: [
+        DeadLetter("told", 1, "no reason", ""),
+        segment_batch(1, 0, ended_ms, np.array([[0.0], [1.0], [1.0], [1.0], [1.0], [1.0], [0.0]])),
+        segment_batch(1, 0, np.array([6]), np.array([[np.nan]])),
+    ]
+    found = codebook_drift(source, Codebook(np.array([[0.0], [1.0]])), SpanPlan(10), (0, 1, 2))
+    assert found == {"segments": [2, 2, 2], **dataclasses.asdict(drift(np.array([1, 1]), np.array([0, 2])))}
+    assert codebook_drift(source, Codebook(np.array([[0.0], [1.0]])), SpanPlan(10), (0, 7)) is None
 
 
 @pytest.mark.slow

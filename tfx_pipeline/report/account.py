@@ -1,4 +1,4 @@
-"""The account of a run in the terminal: what the page says, in about thirty lines."""
+"""The account of a run in the terminal: what the page says, in about forty lines."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,12 +15,8 @@ from tfx_pipeline.report.ranking_account import PlacedAnswer, placed_answers
 from tfx_pipeline.report.span_account import (
     PRODUCT_GUESSERS,
     SEMANTIC_ID_GUESSERS,
-    codebook_words,
     comparison,
-    drift_words,
-    first_guesses,
     forecast_gain,
-    hit_gain,
     merged_spans,
     outcome,
 )
@@ -46,10 +42,13 @@ def print_account(console: Console, summary: Mapping[str, Any], details: Mapping
     for span in spans:
         for line in _decision(span):
             console.print(line)
+    hits = _hits(spans)
+    if hits.row_count:
+        console.print(hits)
     if summary.get("codebook"):
-        console.print(Text(codebook_words(summary["codebook"])))
+        console.print(_codebook(summary["codebook"]))
     if summary.get("drift"):
-        console.print(Text(f"  {drift_words(summary['drift'])}"))
+        console.print(_drift(summary["drift"]))
     for answers in placed_answers(summary).values():
         console.print(_rooms([answers[0], answers[-1]] if len(answers) > 1 else answers))
     longest = sorted(summary["stages"], key=lambda stage: stage["seconds"], reverse=True)[:STAGES]
@@ -81,23 +80,45 @@ def _decision(span: Mapping[str, Any]) -> Iterator[Text]:
         gain = forecast_gain(span)
         errors = ", ".join(f"{name} {wording.squared_error(mse.get(name))}" for name in ("model", "mean", "latest"))
         yield Text(f"  Forecast MSE: {errors}" + (f" (the model is {gain})" if gain else ""))
-    semantic_ids = span.get("semantic_id_hits")
-    if semantic_ids:
-        at_10 = wording.share(semantic_ids["model"]["hit@10"])
-        yield _hits("Next semantic id", first_guesses(span), SEMANTIC_ID_GUESSERS, at_10)
-    products = span.get("product_hits")
-    if products:
-        one_guess = {name: rate for name, rate in products.items() if name != "model_at_10"}
-        yield _hits("Next product's category", one_guess, PRODUCT_GUESSERS, wording.share(products["model_at_10"]))
 
 
-def _hits(what: str, rates: Mapping[str, float | None], names: Mapping[str, str], at_10: str) -> Text:
-    """The model's hits beside those of the best rule; the page has the others."""
-    gain = hit_gain(rates, names)
+def _hits(spans: list[dict[str, Any]]) -> Table:
+    """Shares of next semantic ids and product categories that are hit, by guesser; the spans side by side."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("hit by the first guess, by ten")
+    for span in spans:
+        table.add_column(f"span {span['span']}", justify="right")
+        table.add_column("ten", justify="right")
+    semantic_ids = [span.get("semantic_id_hits") or {} for span in spans]
+    if any(semantic_ids):
+        for name, words in SEMANTIC_ID_GUESSERS.items():
+            rates = [hits.get(name, {}).get(guesses) for hits in semantic_ids for guesses in ("hit@1", "hit@10")]
+            table.add_row(f"next semantic id: {words}", *map(wording.share, rates))
+    products = [span.get("product_hits") or {} for span in spans]
+    if any(products):
+        for name, words in PRODUCT_GUESSERS.items():
+            if name != "model_at_10":
+                cells = [
+                    (wording.share(hits.get(name)), wording.share(hits.get("model_at_10")) if name == "model" else "")
+                    for hits in products
+                ]
+                table.add_row(f"next product: {words}", *(cell for pair in cells for cell in pair))
+    return table
+
+
+def _codebook(codebook: Mapping[str, Any]) -> Text:
+    used, codes, segments = (wording.count(codebook[name]) for name in ("codes_used", "codes", "trained_on"))
+    perplexity, mse = (wording.squared_error(codebook[name]) for name in ("perplexity", "mse"))
+    version = codebook["version"]
     return Text(
-        f"  {what} hit: model {wording.share(rates['model'])}, in ten guesses {at_10}"
-        + (f" (the first guess is {gain})" if gain else "")
+        f"Codebook {version}: {used} of {codes} codes used, perplexity {perplexity}, MSE {mse}, {segments} segments"
     )
+
+
+def _drift(drift: Mapping[str, Any]) -> Text:
+    names = ("population_stability_index", "noise", "jensen_shannon_bits")
+    index, noise, bits = (wording.squared_error(drift[name]) for name in names)
+    return Text(f"  Drift between the spans: stability index {index} (by chance {noise}), Jensen-Shannon {bits} bits")
 
 
 def _rooms(answers: list[PlacedAnswer]) -> Table:

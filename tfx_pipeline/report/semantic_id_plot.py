@@ -63,12 +63,12 @@ def write_semantic_id_plot(figures: Mapping[str, Any], path: Path) -> None:
     with matplotlib.rc_context(_SETTINGS):
         figure = Figure(figsize=(12, 6.2), layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)
-        left, right = figure.add_gridspec(1, 2, width_ratios=(3.1, 1), wspace=0.04)
-        above, below = left.subgridspec(2, 1, height_ratios=(1, 1.15), hspace=0.06)
-        rate = figure.add_subplot(above)
+        grid = figure.add_gridspec(1, 2, width_ratios=(3.1, 1), wspace=0.04)
+        timeline = grid[0, 0].subgridspec(2, 1, height_ratios=(1, 1.15), hspace=0.06)
+        rate = figure.add_subplot(timeline[0])
         _draw_rate(rate, session)
-        _draw_bands(figure.add_subplot(below, sharex=rate), session, colours)
-        _draw_ranked(figure.add_subplot(right), ranked, colours)
+        _draw_bands(figure.add_subplot(timeline[1], sharex=rate), session, colours)
+        _draw_ranked(figure.add_subplot(grid[0, 1]), ranked, colours)
         metadata = {"Date": None} if path.suffix == ".svg" else None  # the same figures give the same file
         figure.savefig(path, metadata=metadata, dpi=110)
 

@@ -104,24 +104,3 @@ def hit_gain(rates: Mapping[str, float | None], guessers: Mapping[str, str]) -> 
     best = max(rules, key=lambda name: rules[name] or 0.0)
     change = 100 * (model - (rules[best] or 0.0))
     return f"{abs(change):.1f} points {'below' if change < 0 else 'above'} the {guessers[best]}"
-
-
-def codebook_words(codebook: Mapping[str, Any]) -> str:
-    """Such as "Codebook 0a1b2c: 250 of 256 codes used, perplexity 180, mean squared error 0.31, of 10,000 segments"."""
-    used, codes = wording.count(codebook["codes_used"]), wording.count(codebook["codes"])
-    perplexity, mse = (wording.squared_error(codebook[name]) for name in ("perplexity", "mse"))
-    return (
-        f"Codebook {codebook['version']}: {used} of {codes} codes used, perplexity {perplexity}, mean squared error "
-        f"{mse}, of {wording.count(codebook['trained_on'])} segments"
-    )
-
-
-def drift_words(drift: Mapping[str, Any]) -> str:
-    """What moved in the use of the codes from the first span to the last, and how much of that chance explains."""
-    first, last = drift["segments"][0], drift["segments"][-1]
-    names = ("population_stability_index", "noise", "jensen_shannon_bits")
-    index, noise, bits = (wording.squared_error(drift[name]) for name in names)
-    return (
-        f"Use of the codes, {wording.counted(first, 'segment')} to {wording.counted(last, 'segment')}: population "
-        f"stability index {index} (chance alone: {noise}), Jensen-Shannon {bits} bits"
-    )

@@ -26,12 +26,33 @@ def summary() -> dict[str, Any]:
                     for task, values in tasks.items()
                 },
                 "forecast_mse": {"model": 30.0, "mean": 40.0, "latest": 50.0},
+                "semantic_id_hits": {
+                    "model": {"hit@1": 0.61, "hit@10": 0.91},
+                    "last": {"hit@1": 0.525, "hit@10": 0.82},
+                    "most_frequent": {"hit@1": 0.41, "hit@10": 0.83},
+                    "largest_weight": {"hit@1": 0.31, "hit@10": 0.84},
+                },
+                "product_hits": {"model": 0.25, "model_at_10": 0.75, "most_frequent": 0.3, "latest": 0.125},
             }
             for span, tasks in FIGURES.items()
         ],
         "stages": [{"name": "simulate", "seconds": 11.2}, {"name": "span 1: Trainer", "seconds": 75.0}],
         "wall_seconds": 297.4,
         "peak_rss_mb": 2934.2,
+        "codebook": {
+            "version": "0123456789ab",
+            "codes": 256,
+            "codes_used": 250,
+            "perplexity": 181.26,
+            "mse": 0.04321,
+            "trained_on": 10_301,
+        },
+        "drift": {
+            "segments": [10_301, 12_302],
+            "jensen_shannon_bits": 0.0123,
+            "population_stability_index": 0.1234,
+            "noise": 0.0456,
+        },
         "rank": [
             {"version": 1, "user_id": 42, "rooms": _rooms(101, 102, 103, 104)},
             {"version": 2, "user_id": 42, "rooms": _rooms(103, 101, 102, 105)},

@@ -162,10 +162,50 @@ def test_forecasts_are_left_out_where_the_model_has_none(page, summary, details)
     assert first.row("span 1", "30.00") == ["span 1", "30.00", "40.00", "50.00", "25.0% below the mean"]
     assert "room 101: like" in first.text
     for span in summary["spans"]:
-        del span["forecast_mse"]
+        del span["forecast_mse"], span["semantic_id_hits"], span["product_hits"]
     for span in details["spans"]:
         span["forecasts"] = []
     assert not re.search("forecast", page().text, flags=re.IGNORECASE)
+
+
+def test_hits_stand_beside_those_of_the_rules(page, summary):
+    summary["spans"][1]["semantic_id_hits"]["model"] = {"hit@1": 0.5, "hit@10": None}
+    written = page()
+    first, second = (row for row in written.rows if row[1:2] == ["model"] and row[0] != "span")
+    assert first == ["span 1", "model", "61.0 %", "91.0 %", "8.5 points above the latest code"]
+    assert second == ["span 2", "model", "50.0 %", "—", "2.5 points below the latest code"]
+    assert written.rows.count(["most frequent code lately", "41.0 %", "83.0 %"]) == 2
+    assert written.row("span 1", "25.0 %")[2:] == [
+        "75.0 %",
+        "30.0 %",
+        "12.5 %",
+        "5.0 points below the most frequent category",
+    ]
+
+
+def test_the_codebook_and_its_drift_are_shown(page, summary):
+    text = page().text
+    for words in (
+        "version 0123456789ab codes used 250 of 256 perplexity 181.3 mean squared error 0.04321",
+        "segments it was trained on 10,301 segments of the spans 10,301, 12,302",
+        "population stability index 0.1234 the index by chance alone 0.04560 Jensen-Shannon divergence 0.01230 bits",
+    ):
+        assert words in text
+    summary["drift"] = None
+    assert "perplexity 181.3" in page().text and "Jensen-Shannon" not in page().text
+
+
+def test_without_semantic_ids_and_products_there_is_nothing_about_them(page, summary):
+    heading = "What the rooms show next"
+    assert heading in page().headings
+    for span in summary["spans"]:
+        span["semantic_id_hits"] = None
+    del summary["codebook"], summary["drift"]
+    assert {heading, "The next product's category"} < set(page().headings)
+    assert not {"The next semantic id", "The codebook"} & set(page().headings)
+    for span in summary["spans"]:
+        del span["product_hits"]
+    assert heading not in page().headings
 
 
 def test_ranked_answers_mark_what_moved(page):
@@ -209,6 +249,8 @@ def test_what_comes_from_data_is_shown_as_it_is(page, summary, details):
 def test_a_page_can_be_made_of_the_least_that_a_run_gives(page, summary, details):
     summary["spans"], details["spans"] = summary["spans"][:1], details["spans"][:1]
     summary["spans"][0] |= {"decision": "rejected", "version": None, "forecast_mse": None}
+    summary["spans"][0] |= {"semantic_id_hits": None, "product_hits": None}
+    summary |= {"codebook": None, "drift": None}
     summary["spans"][0]["tasks"]["ctr"] = {"auc": None, "gauc": None, "uauc": None, "users_left_out": None}
     details["spans"][0] |= {"intervals": {}, "rates": {}, "tasks_described": {}, "forecasts": [], "notes": []}
     details["machine"] = {}
