@@ -56,7 +56,8 @@ class RoomForesight(keras.layers.Layer):
                 config.codes,
                 encoder_layers=config.forecaster_layers,
                 max_run_length=config.max_run_length,
-                positions=config.semantic_id_length,  # without them the order of the runs, and so which is the latest, can't be told
+                # Without positions it can't tell the order of the runs, nor which is the latest.
+                positions=config.semantic_id_length,
                 name="semantic_id_forecaster",
                 **common,
             )
@@ -65,6 +66,7 @@ class RoomForesight(keras.layers.Layer):
                 product_bins=config.product_bins,
                 embedding_dim=config.embedding_dim,
                 categories=config.categories,
+                targets="all",  # of the products shown few are new: the whole sequence teaches more than its end
                 layers=config.forecaster_layers,
                 name="product_forecaster",
                 **common,

@@ -30,9 +30,7 @@ def hot_room_log(start_ms: int, minutes: int, quiet_ms: int) -> Log:
     """Events, segments and products of `minutes`; a last event comes when all labels are known, `quiet_ms` later."""
     rng = np.random.default_rng(11)
     length_ms = minutes * 60_000
-    rooms = np.concatenate(
-        [np.full(HOT * EVENTS_A_ROOM, HOT_ROOM), np.repeat(np.arange(ROOMS), EVENTS_A_ROOM)]
-    )
+    rooms = np.concatenate([np.full(HOT * EVENTS_A_ROOM, HOT_ROOM), np.repeat(np.arange(ROOMS), EVENTS_A_ROOM)])
     count, ending = len(rooms), np.arange(0, ROOMS, 5)
     kinds = [rng.choice(_KINDS, count, p=_LIKELY / _LIKELY.sum()), np.full(ROOMS, 15), np.full(len(ending) + 1, 16)]
     times = [rng.integers(0, length_ms, count), rng.integers(0, length_ms // 3, ROOMS)]
