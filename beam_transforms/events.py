@@ -52,12 +52,17 @@ def event_batch(
             wanted = "numbers" if name == "value" else "integers"
             raise ValueError(f"{name} must hold {wanted}, got dtype {array.dtype}")
         columns[name] = np.broadcast_to(array, shape)
-    _check(columns)
+    check_events(columns)
     arrays = [pa.array(np.ascontiguousarray(columns[name], dtype=dtype)) for name, dtype in EVENT_COLUMNS.items()]
     return pa.RecordBatch.from_arrays(arrays, schema=EVENT_ARROW_SCHEMA)
 
 
-def _check(columns: dict[str, np.ndarray]) -> None:
+def check_events(columns: dict[str, np.ndarray]) -> None:
+    """Checks what columns of events hold.
+
+    Raises:
+        ValueError: If there is an unknown kind, an id that isn't allowed or a value that isn't finite.
+    """
     unknown = ~np.isin(columns["kind"], _KINDS)
     if unknown.any():
         raise ValueError(f"kind must be a number of EventKind, got {np.unique(columns['kind'][unknown])[:5].tolist()}")

@@ -25,7 +25,7 @@ class JoinExamples(beam.PTransform):
     Input is a dict of PCollections of batches: `events`, `impressions` and, as far as the schema has them,
     `semantic_ids` and `products`.
 
-    Bounded input: every label that the policy knows by the newest event, whatever the order of the events. Impressions
+    Bounded input: every label that the policy knows by the newest row, whatever the order of the events. Impressions
     whose labels aren't known then are left out, and counted as `immature`. Within a shard, examples are ordered by
     time, user and room.
 
@@ -44,9 +44,12 @@ class JoinExamples(beam.PTransform):
 
     @no_annotations
     def expand(self, inputs: dict[str, beam.PCollection]) -> beam.PCollection:
-        watermark = (
-            inputs["events"] | "NewestInBatch" >> beam.Map(_newest_ms) | "Newest" >> beam.CombineGlobally(_latest)
-        )
+        told = [
+            rows | f"NewestInBatch_{name}" >> beam.Map(_newest_ms)
+            for name, rows in inputs.items()
+            if name != "impressions"
+        ]
+        watermark = told | beam.Flatten() | "Newest" >> beam.CombineGlobally(_latest)
         stages = FeatureStages(self._schema, self._policy, self._shards, settled_ms=watermark)
         return (
             (inputs | stages)["examples"]

@@ -102,6 +102,8 @@ class LocalStream:
             "plan": repr(plan),
             "lateness_ms": lateness_ms,
             "shards": shards,
+            "policy": [type(self._policy).__name__, {name: str(value) for name, value in vars(self._policy).items()}],
+            "store": store is not None,
         }
 
     def windows(self) -> Iterator[ClosedWindow]:
@@ -195,8 +197,6 @@ class _Steps:
         letters = [dataclasses.asdict(letter) for letter in parsed.dead_letters]
         if parsed.events is not None:
             events = to_columns([parsed.events])
-            newest_ms = int(events["timestamp_ms"].max())
-            self._newest_ms = newest_ms if self._newest_ms is None else max(self._newest_ms, newest_ms)
             shown = np.flatnonzero(events["kind"] == EventKind.EXPOSURE)
             self._add("events", events)
             self._add("impressions", take({name: events[name] for name in IMPRESSION_COLUMNS}, shown))
@@ -211,6 +211,9 @@ class _Steps:
 
     def _add(self, name: str, rows: Columns) -> None:
         self._counts[name] += len(rows["timestamp_ms"])
+        if len(rows["timestamp_ms"]):
+            newest_ms = int(rows["timestamp_ms"].max())
+            self._newest_ms = newest_ms if self._newest_ms is None else max(self._newest_ms, newest_ms)
         self._arrived.setdefault(name, []).append(rows)
 
     def _step(self, end_ms: int, ended: bool = False) -> StreamCheckpoint:

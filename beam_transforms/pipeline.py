@@ -1,5 +1,6 @@
 """The assembled batch pipeline: a source's events -> examples by span, and the online store."""
 
+import collections
 import dataclasses
 import json
 import shutil
@@ -167,5 +168,7 @@ class _Results:
 
 
 def _counters(result: Any) -> dict[str, int]:
-    found = result.metrics().query()["counters"]
-    return {counter.key.metric.name: counter.committed for counter in found}
+    counters: collections.Counter[str] = collections.Counter()
+    for counter in result.metrics().query()["counters"]:
+        counters[counter.key.metric.name] += counter.committed  # each step has its own
+    return counters

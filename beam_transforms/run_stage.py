@@ -95,7 +95,7 @@ class _Once(beam.DoFn):
 class _Windows(beam.DoFn):
     """The same, kept in Beam's state between windows."""
 
-    ARRIVED = BagStateSpec("arrived", TupleCoder([StrUtf8Coder(), RecordBatchCoder()]))
+    ARRIVED = BagStateSpec("arrived", TupleCoder([VarIntCoder(), StrUtf8Coder(), RecordBatchCoder()]))
     STATE = ReadModifyWriteStateSpec("state", BytesCoder())
     NEXT_MS = ReadModifyWriteStateSpec("next_ms", VarIntCoder())  # of the timer that is set; 0 if none is
     WINDOW = TimerSpec("window", TimeDomain.WATERMARK)
@@ -122,8 +122,8 @@ class _Windows(beam.DoFn):
             if not len(rows["timestamp_ms"]):
                 return
             batch = to_batch(rows) if len(late["timestamp_ms"]) else batch
-        arrived.add((name, batch))
         end_ms = (time_ms - self._delay_ms) // WINDOW_MS * WINDOW_MS + WINDOW_MS
+        arrived.add((end_ms, name, batch))
         if not next_ms.read() or end_ms < next_ms.read():
             self._set(window, next_ms, end_ms)
 
@@ -147,11 +147,19 @@ class _Windows(beam.DoFn):
         if now_ms <= before.clock.now_ms:  # a row came late to a shard at rest; its next step is yet to come
             self._set(window, next_ms, before.clock.now_ms + WINDOW_MS)
             return
-        after, outputs = advance(self._stage, before, _by_table(arrived.read()), now_ms, self._lateness_ms)
-        arrived.clear()
+        rows = list(arrived.read())
+        due = _by_table(row[1:] for row in rows if row[0] <= now_ms)
+        after, outputs = advance(self._stage, before, due, now_ms, self._lateness_ms)
         state.write(encode_state(after))
+        # Shards of the stage before may be steps ahead of others: what they gave then waits for its step.
+        arrived.clear()
+        ahead = [row for row in rows if row[0] > now_ms]
+        for row in ahead:
+            arrived.add(row)
         if self._stage.waits(after):
             self._set(window, next_ms, now_ms + WINDOW_MS)
+        elif ahead:
+            self._set(window, next_ms, min(row[0] for row in ahead))
         else:
             next_ms.clear()
         yield from _tagged(outputs)

@@ -179,6 +179,9 @@ CONTEXT_COLUMNS = ("room_age_s", "hour_sin", "hour_cos")
 """Entries of the feature `context`: seconds since the room opened, and the UTC time of day on the unit circle."""
 
 
+_RESERVED = ("heard", "entries", "windows", "runs", "products")
+"""Names of the stages' own tables."""
+
 _ROLES: dict[tuple[str, ...], str] = {("user_id",): "user", ("author_id",): "room", ("live_id",): "room"}
 
 
@@ -214,6 +217,14 @@ class RankingSchema:
                 f"semantic_id_length and codes go together, and product_length and three categories; got "
                 f"{self.semantic_id_length} and {self.codes}, {self.product_length} and {self.categories}"
             )
+        for history in self.histories:
+            if history.key[0] != "user_id" and history.key not in (("author_id",), ("live_id",)):
+                raise ValueError(
+                    f"history {history.name!r} must have a key of user_id (and others), author_id or live_id, "
+                    f"got {history.key}"
+                )
+            if history.name in _RESERVED:
+                raise ValueError(f"history {history.name!r} must have another name than {', '.join(_RESERVED)}")
         if not 0 < self.horizon < self.sequence_length:
             raise ValueError(
                 f"horizon must be between 1 and sequence_length - 1 = {self.sequence_length - 1}, got {self.horizon}"

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -42,12 +42,14 @@ class Input:
         outside: Whether rows come from outside, where they may come late or twice, not from another stage.
         key: Rows from outside that are equal in these columns are one row; () where each counts.
         kept: Whether rows are kept until the stage folds them. Questions are answered and gone.
+        check: Raises ValueError for rows that can't be counted.
     """
 
     empty: Columns
     outside: bool = False
     key: tuple[str, ...] = ()
     kept: bool = True
+    check: Callable[[Columns], None] | None = None
 
 
 class Stage(abc.ABC):
@@ -148,7 +150,8 @@ def advance(
         if table.kept:
             kept[name] = take(rows[name], np.flatnonzero(rows[name]["timestamp_ms"] >= frontier))
             kept[name]["counted"] = kept[name]["timestamp_ms"] < now_ms
-    active_ms = now_ms if any(arrived.values()) else before.active_ms
+    active_ms = max([before.active_ms, *_newest_ms(stage, arrived)], default=before.active_ms)
+    active_ms = max(active_ms, now_ms) if any(arrived.values()) else active_ms
     return StageState(stage.fold(before.state, rows, frontier), kept, now, active_ms), outputs
 
 
@@ -168,11 +171,21 @@ def split_late(rows: Columns, settled_ms: int) -> tuple[Columns, Columns]:
     return take(rows, np.flatnonzero(~late)), take(rows, np.flatnonzero(late))
 
 
+def _newest_ms(stage: Stage, arrived: Mapping[str, list[Columns]]) -> list[int]:
+    """The newest time of each batch of rows that are kept: a batch may reach far beyond the step that it comes in."""
+    kept = [table for name, table in arrived.items() if stage.inputs[name].kept]
+    return [int(rows["timestamp_ms"].max()) for batches in kept for rows in batches if len(rows["timestamp_ms"])]
+
+
 def _accept(stage: Stage, before: StageState, arrived: Mapping[str, list[Columns]]) -> tuple[Tables, Tables]:
     rows: Tables = {}
     late: Tables = {}
     for name, table in stage.inputs.items():
+        for batch in arrived.get(name, []):
+            _require_columns(name, batch, table.empty)
         new = concatenate([table.empty, *arrived.get(name, [])])
+        if table.check is not None:
+            table.check(new)
         if not table.kept:
             rows[name] = new
             continue
@@ -180,10 +193,23 @@ def _accept(stage: Stage, before: StageState, arrived: Mapping[str, list[Columns
             new, too_late = split_late(new, before.clock.settled_ms)
             if len(too_late["timestamp_ms"]):
                 late[f"late_{name}"] = too_late
+        if table.key and len(table.key) < len(table.empty):
+            # Of rows that differ elsewhere the least is taken, not the one that came first.
+            new = take(new, np.lexsort([values for column, values in new.items() if column not in table.key]))
         both = concatenate([before.rows[name], _uncounted(new)])
         # What was there first stays: it has been counted.
         rows[name] = take(both, distinct_rows(both, table.key)) if table.key else both
     return rows, late
+
+
+def _require_columns(name: str, rows: Columns, expected: Columns) -> None:
+    for column, values in expected.items():
+        found = rows.get(column)
+        if found is None or found.dtype != values.dtype or found.shape[1:] != values.shape[1:]:
+            got = "no such column" if found is None else f"{found.dtype} with rows of shape {found.shape[1:]}"
+            raise ValueError(
+                f"{name}: the column {column!r} must be {values.dtype} with rows of shape {values.shape[1:]}, got {got}"
+            )
 
 
 def _uncounted(rows: Columns) -> Columns:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from beam_transforms.columnar import Columns, concatenate, distinct_rows, empty, take
+from beam_transforms.events import check_events
 from beam_transforms.histories import (
     changed_keys,
     empty_entries,
@@ -55,7 +56,7 @@ class UserStage(Stage):
         key = tuple(EVENT_COLUMNS) if self._schema.deduplicate else ()
         impressions = empty(dict.fromkeys(IMPRESSION_COLUMNS, "int64"))
         return {
-            "events": Input(empty(EVENT_COLUMNS), outside=True, key=key),
+            "events": Input(empty(EVENT_COLUMNS), outside=True, key=key, check=check_events),
             "impressions": Input(impressions, outside=True, key=IMPRESSION_KEY),
         }
 

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from beam_transforms.columnar import concatenate, empty, mix, split_by_shard, take
+from beam_transforms.events import check_events
 from beam_transforms.run_stage import RunStage
 from beam_transforms.schema import EVENT_COLUMNS, WINDOW_MS, Aggregate, Metric
 from beam_transforms.sharding import ShardBy, shard_numbers
@@ -93,10 +94,11 @@ class _CountedWindows(Stage):
     def __init__(self, metrics: tuple[Metric, ...], period_ms: int, deduplicate: bool) -> None:
         self._metrics, self._period_ms = metrics, period_ms
         self._key = tuple(EVENT_COLUMNS) if deduplicate else ()
+        self.lag_ms = period_ms  # the frontier may cut a window of another length than the stages' own
 
     @property
     def inputs(self) -> Mapping[str, Input]:
-        return {"events": Input(empty(EVENT_COLUMNS), outside=True, key=self._key)}
+        return {"events": Input(empty(EVENT_COLUMNS), outside=True, key=self._key, check=check_events)}
 
     def empty(self) -> Tables:
         return {"heard": empty_heard()}

