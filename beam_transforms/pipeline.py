@@ -82,7 +82,7 @@ def build_examples(
     register_coders()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in (*folder.glob("Span-*"), *folder.glob("dead_letters.jsonl")):
+    for stale in (*folder.glob("Span-*"), *folder.glob("dead_letters.jsonl"), *folder.glob("schema.json")):
         shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
     schema = content_schema(source, codebook, content_lengths)
     results = _Results(folder)
