@@ -162,6 +162,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
             wait(lambda: part() > max(before + 0.1, 0.5), "half is written", 200)
             cluster.wait_for_checkpoint(job)
             restored = cluster.checkpoints(job)["restored"]
+            subtasks = cluster.subtasks(job)
             tell(f"{part():.0%} is written; now the driver with its workers is killed")
         finally:
             driver.kill()
@@ -176,7 +177,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
             second = next(iter(cluster.jobs()))
             cluster.wait_for_checkpoint(second)
             restored_from = cluster.get(f"/jobs/{second}/checkpoints")["latest"]["restored"] or {}
-            subtasks = cluster.subtasks(second)
+            subtasks += cluster.subtasks(second)
             tell("the second job has been asked")
         finally:
             driver.kill()
@@ -230,10 +231,14 @@ def test_the_second_job_began_at_the_last_checkpoint_of_the_first(run: Run) -> N
 
 def test_the_hot_room_is_no_straggler(run: Run) -> None:
     """Both subtasks of each stage get their share, although most events are one room's: it gets rows of windows."""
-    # Flink names a step by what runs in it. All events may have been read, and wait in state, before the second job.
+    # Flink names a step by what runs in it. How much is left to the second job differs: both jobs' counters are added.
     for stage, name in {"authors": "{Features, OnlineStore}", "rooms": "Lines_late_products"}.items():
         rows = [row for row in run.subtasks if name in row["vertex"] and "ReadLive" not in row["vertex"]]
-        got = {column: [row[column] for row in rows] for column in ("records_in", "bytes_in", "busy_ms")}
+        assert {row["subtask"] for row in rows} == {0, 1}
+        got = {
+            column: [sum(row[column] for row in rows if row["subtask"] == subtask) for subtask in (0, 1)]
+            for column in ("records_in", "bytes_in", "busy_ms")
+        }
         print(stage, got)
         # Not the bytes: the hot room's examples, one for each impression, do go through its shard.
-        assert len(rows) == 2 and 0 < max(got["records_in"]) < 3 * min(got["records_in"]), (stage, got)
+        assert 0 < max(got["records_in"]) < 4 * min(got["records_in"]), (stage, got)
