@@ -94,7 +94,7 @@ def test_one_code_is_always_the_nearest():
 
 @pytest.mark.slow  # the layer brings its backend
 def test_agrees_with_the_layer():
-    layers = pytest.importorskip("keras_models.layers")
+    layers = pytest.importorskip("keras_models.layers", reason="needs Keras; run `make setup` and this test again")
     generator = np.random.default_rng(5)
     codes = generator.standard_normal((50, 4)).astype(np.float32)
     codes[30] = codes[7]
