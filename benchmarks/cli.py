@@ -63,11 +63,14 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(result))
         return
-    for goal in result["goals"]:
+    for measured in [*result["goals"], *result["figures"]]:
+        verdict, target = "      ", ""
+        if "goal" in measured:
+            verdict = "met   " if measured["met"] else "MISSED"
+            target = f" {measured['op']} {measured['goal']:,.6g}"
         click.echo(
-            f"{'met   ' if goal['met'] else 'MISSED'} {goal['name']}: {goal['value']:,.6g} "
-            f"{goal['op']} {goal['goal']:,.6g}"
-            f" (median of {goal['runs']}, {goal['low']:,.6g} to {goal['high']:,.6g})"
+            f"{verdict} {measured['name']}: {measured['value']:,.6g}{target}"
+            f" (median of {measured['runs']}, {measured['low']:,.6g} to {measured['high']:,.6g})"
         )
     click.echo(f"on {result['machine']['processor']}, {result['machine']['cores']} cores")
 

@@ -44,6 +44,16 @@ def goal(name: str, samples: Sequence[float], op: str, target: float) -> dict[st
     }
 
 
+def figure(name: str, samples: Sequence[float]) -> dict[str, Any]:
+    """What is measured without a goal: `name`, value (the median), runs, low and high, as `goal` has them.
+
+    Raises:
+        ValueError: no samples.
+    """
+    measured = goal(name, samples, ">=", 0.0)
+    return {key: measured[key] for key in ("name", "value", "runs", "low", "high")}
+
+
 def machine() -> dict[str, Any]:
     """Processor, cores that this process may use, memory in GB, and system."""
     cpuinfo = Path("/proc/cpuinfo")
@@ -69,6 +79,14 @@ def versions(*distributions: str) -> dict[str, str | None]:
     return found
 
 
-def report(bench: str, goals: Sequence[dict[str, Any]], *distributions: str) -> dict[str, Any]:
+def report(
+    bench: str, goals: Sequence[dict[str, Any]], *distributions: str, figures: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
     """The object that `foresight bench` prints; `distributions` are those whose versions matter."""
-    return {"bench": bench, "goals": list(goals), "machine": machine(), "versions": versions(*distributions)}
+    return {
+        "bench": bench,
+        "goals": list(goals),
+        "figures": list(figures),
+        "machine": machine(),
+        "versions": versions(*distributions),
+    }

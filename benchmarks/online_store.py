@@ -17,7 +17,7 @@ from beam_transforms.local_redis import HOW_TO_INSTALL, LocalRedis
 from beam_transforms.online_store import OnlineStore, open_online_store
 from beam_transforms.schema import LIVE_SCHEMA, WINDOW_MS, RankingSchema
 from beam_transforms.window_write import Tables
-from benchmarks.harness import goal, report
+from benchmarks.harness import figure, report
 
 OPTIONS: list[click.Option] = [
     click.Option(["--rooms"], type=click.IntRange(1000), default=50_000, show_default=True, help="Live rooms."),
@@ -41,13 +41,13 @@ _PAIRS = 10
 
 def run(rooms: int = 50_000, windows: int = 5) -> dict[str, Any]:
     """Seconds a window takes to be written, and milliseconds a request takes."""
-    goals: list[dict[str, Any]] = []
+    figures: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        goals += _measure("LMDB", folder, rooms, windows)
+        figures += _measure("LMDB", folder, rooms, windows)
     if LocalRedis.installed():
         with LocalRedis() as server:
-            goals += _measure("Redis", server.url, rooms, windows)
-    result = report("online-store", goals, "numpy", "lmdb", "redis", "hiredis")
+            figures += _measure("Redis", server.url, rooms, windows)
+    result = report("online-store", [], "numpy", "lmdb", "redis", "hiredis", figures=figures)
     room_bytes = 8 + sum(np.dtype(feature.dtype).itemsize * feature.size for feature in _SCHEMA.stored[("live_id",)])
     result["room_record_bytes"] = room_bytes
     if not LocalRedis.installed():
@@ -75,14 +75,14 @@ def _measure(name: str, location: str, rooms: int, windows: int) -> Iterator[dic
             busy.append(_latencies(store, rooms, 50, len(busy)))
         writer.join()
         busy_ms = np.concatenate(busy)
-    yield goal(f"{name}: seconds to write a window of {rooms:,} rooms", written["seconds"], "<=", 10.0)
-    yield goal(f"{name}: CPU seconds of the writer for it", written["cpu"], "<=", 10.0)
-    for place, target in ((50, 10.0), (99, 25.0)):
+    yield figure(f"{name}: seconds to write a window of {rooms:,} rooms", written["seconds"])
+    yield figure(f"{name}: CPU seconds of the writer for it", written["cpu"])
+    for place in (50, 99):
         samples = [float(np.percentile(latencies, place)) for latencies in calm]
-        yield goal(f"{name}: ms to read {_ASKED} rooms, p{place}", samples, "<=", target)
-    for place, target in ((50, 20.0), (99, 100.0)):
+        yield figure(f"{name}: ms to read {_ASKED} rooms, p{place}", samples)
+    for place in (50, 99):
         sample = float(np.percentile(busy_ms, place))
-        yield goal(f"{name}: ms to read {_ASKED} rooms while windows are written, p{place}", [sample], "<=", target)
+        yield figure(f"{name}: ms to read {_ASKED} rooms while windows are written, p{place}", [sample])
 
 
 def _latencies(store: OnlineStore, rooms: int, requests: int, seed: int) -> np.ndarray:

@@ -121,8 +121,9 @@ class _Road:
             source = open_source("kuailive_m3", self._folder / "data")
             plan = SpanPlan(self._simulator.duration_s * 1000 // 2)
             store = self._folder / "online_store"
-            first_span_ends_ms = self._simulator.start_ms + self._simulator.duration_s * 1000 // 2
-            codebook = train_codebook(source, first_span_ends_ms, _CODES, self._folder / "codebook")
+            first_span = plan.span(np.array([self._simulator.start_ms]))
+            first_eval_ms = int(plan.eval_begin_ms(first_span)[0])
+            codebook = train_codebook(source, first_eval_ms, _CODES, self._folder / "codebook")
             self.examples = build_examples(
                 source,
                 self._config.examples,

@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 import benchmarks.simulator
 from benchmarks.cli import bench, names
-from benchmarks.harness import goal, report
+from benchmarks.harness import figure, goal, report
 
 
 def test_goal_judges_the_median():
@@ -24,7 +24,7 @@ def test_goal_rejects_what_it_cannot_judge():
 
 def test_report_names_machine_and_versions():
     result = report("x", [goal("speed", [1.0], ">=", 1.0)], "numpy", "no-such-distribution")
-    assert set(result) == {"bench", "goals", "machine", "versions"}
+    assert set(result) == {"bench", "goals", "figures", "machine", "versions"}
     assert result["machine"]["cores"] >= 1
     assert result["versions"]["numpy"]
     assert result["versions"]["no-such-distribution"] is None
@@ -37,6 +37,13 @@ def test_bench_prints_what_run_returns(monkeypatch):
     text = CliRunner().invoke(bench, ["simulator"]).stdout
     assert text.startswith("met")
     assert "350,000" in text
+
+
+def test_a_figure_without_a_goal_is_neither_met_nor_missed(monkeypatch):
+    expected = report("simulator", [], figures=[figure("delay", [1.0, 9.0, 5.0])])
+    monkeypatch.setattr(benchmarks.simulator, "run", lambda: expected)
+    text = CliRunner().invoke(bench, ["simulator"]).stdout
+    assert text.split("\n")[0] == "       delay: 5 (median of 3, 1 to 9)"
 
 
 def test_simulator_is_a_benchmark_and_the_harness_is_not():
