@@ -9,6 +9,7 @@ import pyarrow as pa
 import scipy.sparse
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfTransformer
+from threadpoolctl import threadpool_limits
 
 from beam_transforms.content import MAX_SEGMENT_ROWS, segment_batch
 from beam_transforms.schema import WINDOW_MS
@@ -67,10 +68,12 @@ class ChatSegments:
         weights = TfidfTransformer().fit(counts[known])
         # The projection can't be wider than there are emotes; what is missing stays 0.
         width = min(self._width, counts.shape[1])
-        svd = TruncatedSVD(width, random_state=self._seed).fit(weights.transform(counts[known]))
+        with threadpool_limits(1):  # with more, sums depend on how they are shared out, and all codes on the sums
+            svd = TruncatedSVD(width, random_state=self._seed).fit(weights.transform(counts[known]))
         for first in range(0, len(begins), MAX_SEGMENT_ROWS):
             rows = slice(first, first + MAX_SEGMENT_ROWS)
-            described = svd.transform(weights.transform(counts[rows]))
+            with threadpool_limits(1):
+                described = svd.transform(weights.transform(counts[rows]))
             vectors = np.zeros((len(described), self._width), dtype=np.float32)
             vectors[:, :width] = described
             yield segment_batch(sessions[rows], AUTHOR_ID, begins[rows] + WINDOW_MS - 1, vectors)
