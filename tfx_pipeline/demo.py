@@ -43,7 +43,7 @@ from tfx_pipeline.stages import Stages
 _STEPS = 27  # stages, and components of the two pipeline runs: what the progress bar is drawn for
 _ROOMS = 10
 _CODES = 256
-_CONTENT_LENGTHS = (12, 6)  # the demo has minutes; published lengths are 100 and 50
+_CONTENT_LENGTHS = (12, 4)  # the demo has minutes; published lengths are 100 and 50
 
 
 def run_demo(
