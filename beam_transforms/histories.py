@@ -142,7 +142,12 @@ def fold_entries(state: Columns, rows: Columns, length: int, until_ms: int) -> C
 
 
 def entered_authors(state: Columns, rows: Columns, queries: Columns, length: int) -> np.ndarray:
-    """Authors of the rooms that the user entered before each query, oldest first, `PADDING_ID` in front.
+    """Authors of the rooms that the user entered before each query, oldest first: int64 of shape (B, length)."""
+    return entered_record(state, rows, queries, length)["entered_authors"]
+
+
+def entered_record(state: Columns, rows: Columns, queries: Columns, length: int) -> Columns:
+    """What a user entered before each query, as it is stored.
 
     Args:
         state: What `fold_entries` kept of earlier rows.
@@ -150,7 +155,8 @@ def entered_authors(state: Columns, rows: Columns, queries: Columns, length: int
         queries: `user_id` and `as_of_ms`, each of shape (B,).
 
     Returns:
-        int64 of shape (B, length).
+        `entered_authors`, the rooms' authors, oldest first, `PADDING_ID` in front, int64 of shape (B, length), and
+        `entered_last_ms`, the time of the newest of these entries, `NEVER_MS` for none, int64 of shape (B,).
     """
     rows = _ordered(concatenate([state, rows]))
     timeline = Timeline([rows["user_id"]], rows["timestamp_ms"], [queries["user_id"]], MEMORY_MS)
@@ -158,9 +164,14 @@ def entered_authors(state: Columns, rows: Columns, queries: Columns, length: int
     places = end[:, None] - np.arange(length, 0, -1)
     known = places >= start[:, None]
     if not len(rows["user_id"]):
-        return np.full(places.shape, PADDING_ID, dtype=np.int64)
+        never = np.full(len(end), NEVER_MS, dtype=np.int64)
+        return {"entered_authors": np.full(places.shape, PADDING_ID, dtype=np.int64), "entered_last_ms": never}
     authors = rows["author_id"][timeline.order]
-    return np.where(known, authors[np.where(known, places, 0)], PADDING_ID)
+    newest = timeline.timestamps[np.maximum(end - 1, 0)]
+    return {
+        "entered_authors": np.where(known, authors[np.where(known, places, 0)], PADDING_ID),
+        "entered_last_ms": np.where(end > start, newest, NEVER_MS),
+    }
 
 
 def _ordered(rows: Columns) -> Columns:

@@ -4,23 +4,28 @@ import contextlib
 import dataclasses
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import lmdb
+import numpy as np
 
-from beam_transforms.online_store import SLACK_MS, OnlineStore
-from beam_transforms.record_layout import RecordLayout
+from beam_transforms.foresight_vectors import vector_keys, vector_prefix
+from beam_transforms.lmdb_sweep import PLACE, RECORD, VECTOR, sweep
+from beam_transforms.online_store import OnlineStore
 from beam_transforms.schema import RankingSchema
+from beam_transforms.served import Served
 from beam_transforms.store_head import StoreHead
+from beam_transforms.store_snapshot import StoreSnapshot
+from beam_transforms.wanted_records import WantedRecords
 from beam_transforms.window_write import WindowWrite
 from beam_transforms.write_result import WriteResult
 
 _MAP_SIZE = 16 * 2**30  # an upper bound of the file's size; the file grows only as it is filled
 _READERS = 1024
 _SWEPT = 4096  # records looked at a write, beside as many as it wrote
-_STAMP, _HEAD, _PLACE, _RECORD = b"\x00stamp", b"\x00head", b"\x00swept", b"\x01"
+_STAMP, _HEAD, _SERVED = b"\x00stamp", b"\x00head", b"\x00served"
 
 
 @dataclasses.dataclass
@@ -41,8 +46,9 @@ class LmdbStore(OnlineStore):
     """Stored features in an LMDB folder: one writer at a time, any number of reading processes.
 
     A window is written in one transaction: a reader sees the old content or the new one, whole, and so does whoever
-    comes after a writer that was killed. A second writer waits for the first. Expired records are removed a few at a
-    time with each window, so the file stays bounded.
+    comes after a writer that was killed. A second writer waits for the first, be it of windows or of foresight
+    vectors, in this process or another. Expired records and vectors are removed a few at a time with each window, so
+    the file stays bounded.
 
     Args:
         path: Folder of the store.
@@ -61,6 +67,7 @@ class LmdbStore(OnlineStore):
             raise ValueError(f"{path}: the online store is empty; its writing was not finished: write it again")
         path.mkdir(parents=True, exist_ok=True)
         self._known: tuple[bytes, StoreHead] | None = None
+        self._known_served: tuple[bytes | None, Served] = (None, Served())
         # A reader that may write, too, shares the environment with a writer in the same process.
         only = readonly and not (os.access(file, os.W_OK) and os.access(path, os.W_OK))
         with self._errors():
@@ -81,34 +88,79 @@ class LmdbStore(OnlineStore):
             self._closed = True
             _release(self._shared)
 
+    @property
+    def served(self) -> Served:
+        with self._errors(), self._environment.begin() as transaction:
+            return self._stored_served(transaction)
+
+    @property
+    def foresight_versions(self) -> tuple[int, ...]:
+        versions: list[int] = []
+        with self._errors(), self._environment.begin() as transaction:
+            cursor, place = transaction.cursor(), VECTOR
+            while cursor.set_range(place) and cursor.key()[:1] == VECTOR:
+                versions.append(int.from_bytes(cursor.key()[1:9], "big"))
+                place = VECTOR + vector_prefix(versions[-1] + 1)
+        return tuple(versions)
+
     def _write(self, write: WindowWrite) -> WriteResult:
         with self._errors(writing=True), self._environment.begin(write=True) as transaction:
             previous = self._stored_head(transaction)
             if write.is_replay(previous, self.location):
                 return WriteResult(skipped=True)
+            served = transaction.get(_SERVED)
             removed = 0
             if write.replace:
-                removed = max(transaction.stat()["entries"] - 3, 0)
+                heads = sum(transaction.get(key) is not None for key in (_STAMP, _HEAD, _SERVED, PLACE))
+                removed = transaction.stat()["entries"] - heads
                 transaction.drop(self._environment.open_db(txn=transaction), delete=False)
+                if served is not None:
+                    transaction.put(_SERVED, served)
             cursor = transaction.cursor()
             for _, keys, records in write.records():
                 order = sorted(range(len(keys)), key=keys.__getitem__)
-                cursor.putmulti([(_RECORD + keys[row], records[row]) for row in order])
-            head = write.head(previous, lambda keys: _get(transaction, keys))
+                cursor.putmulti([(RECORD + keys[row], records[row]) for row in order])
+            head = write.head(previous, lambda keys: _get(transaction, RECORD, keys))
             if previous is None or head.as_of_ms > previous.as_of_ms:  # not when a window is written again
-                removed += _sweep(transaction, head, _SWEPT + write.count)
+                removed += sweep(transaction, head, self._stored_served(transaction), _SWEPT + write.count)
             transaction.put(_STAMP, head.stamp)
             transaction.put(_HEAD, head.data)
             return WriteResult(skipped=False, records=write.count, removed=removed)
 
-    def _read(self, wanted: Callable[[StoreHead], list[bytes]]) -> tuple[StoreHead, list[bytes | None]]:
+    def _write_foresight(self, version: int, live_ids: np.ndarray, records: list[bytes]) -> None:
+        keys = vector_keys(version, live_ids)
+        with self._errors(writing=True), self._environment.begin(write=True) as transaction:
+            self._checked_head(transaction)
+            order = sorted(range(len(keys)), key=keys.__getitem__)
+            transaction.cursor().putmulti([(VECTOR + keys[row], records[row]) for row in order])
+
+    def _forget_foresight(self, version: int) -> int:
+        prefix, removed = VECTOR + vector_prefix(version), 0
+        with self._errors(writing=True), self._environment.begin(write=True) as transaction:
+            cursor = transaction.cursor()
+            while cursor.set_range(prefix) and cursor.key().startswith(prefix):
+                removed += cursor.delete()
+        return removed
+
+    def _set_served(self, served: Served) -> None:
+        with self._errors(writing=True), self._environment.begin(write=True) as transaction:
+            transaction.put(_SERVED, served.data)
+
+    def _read(self, wanted: Callable[[StoreHead, Served], WantedRecords]) -> StoreSnapshot:
         with self._errors(), self._environment.begin() as transaction:
-            head = self._stored_head(transaction)
-            if head is None:
-                raise ValueError(
-                    f"{self.location}: the online store is empty; its writing was not finished: write it again"
-                )
-            return head, _get(transaction, wanted(head))
+            head, served = self._checked_head(transaction), self._stored_served(transaction)
+            asked = wanted(head, served)
+            vectors = [] if asked.version is None else vector_keys(asked.version, asked.live_ids)
+            records = _get(transaction, RECORD, asked.keys)
+            return StoreSnapshot(head, served, records, _get(transaction, VECTOR, vectors))
+
+    def _checked_head(self, transaction: lmdb.Transaction) -> StoreHead:
+        head = self._stored_head(transaction)
+        if head is None:
+            raise ValueError(
+                f"{self.location}: the online store is empty; its writing was not finished: write it again"
+            )
+        return head
 
     def _stored_head(self, transaction: lmdb.Transaction) -> StoreHead | None:
         stamp = transaction.get(_STAMP)
@@ -118,6 +170,13 @@ class LmdbStore(OnlineStore):
         if known is None or known[0] != stamp:
             known = (bytes(stamp), self._parse_head(bytes(transaction.get(_HEAD, b""))))
             self._known = known
+        return known[1]
+
+    def _stored_served(self, transaction: lmdb.Transaction) -> Served:
+        found, known = transaction.get(_SERVED), self._known_served
+        data = None if found is None else bytes(found)
+        if known[0] != data:
+            known = self._known_served = (data, Served.parse(data, self.location))
         return known[1]
 
     @contextlib.contextmanager
@@ -143,34 +202,9 @@ def _damaged(error: lmdb.Error) -> str:
     return f"not a readable online store ({error}); write it again from the beginning"
 
 
-def _get(transaction: lmdb.Transaction, keys: list[bytes]) -> list[bytes | None]:
-    found: dict[Any, Any] = dict(transaction.cursor().getmulti([_RECORD + key for key in keys]))
-    return [found.get(_RECORD + key) for key in keys]
-
-
-def _sweep(transaction: lmdb.Transaction, head: StoreHead, steps: int) -> int:
-    """Removes expired records among the next `steps`, going on where the last sweep stopped."""
-    by_version: dict[bytes, RecordLayout] = {layout.version: layout for layout in head.layouts.values()}
-    live = set(head.live_ids.tolist())
-    expired = []
-    cursor = transaction.cursor()
-    place = _RECORD
-    if cursor.set_range(transaction.get(_PLACE, _RECORD)):
-        for key, record in cast(Iterator[tuple[bytes, bytes]], cursor.iternext()):
-            place = key
-            if not steps:
-                break
-            steps -= 1
-            layout = by_version.get(key[1:9])
-            if layout is None or (
-                layout.expired(record, head.as_of_ms, SLACK_MS)
-                and not (layout.of_rooms and layout.first_id(key[1:]) in live)
-            ):
-                expired.append(key)
-    for key in expired:
-        transaction.delete(key)
-    transaction.put(_PLACE, _RECORD if steps else place)
-    return len(expired)
+def _get(transaction: lmdb.Transaction, kind: bytes, keys: Sequence[bytes]) -> list[bytes | None]:
+    get = cast(Callable[[bytes], bytes | None], transaction.get)  # bytes, as the transaction isn't one of buffers
+    return [get(kind + key) for key in keys]  # faster than a cursor's getmulti
 
 
 def _acquire(path: Path, readonly: bool, map_size: int) -> _Shared:

@@ -4,17 +4,15 @@ Needs numpy and the store's own library only, lmdb or redis: the serving client 
 """
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 import numpy as np
 
-from beam_transforms.context import context_features
-from beam_transforms.record_layout import RecordLayout, check_same, written_ms
+from beam_transforms.foresight_vectors import vector_records
 from beam_transforms.schema import RankingSchema
-from beam_transforms.store_head import StoreHead
+from beam_transforms.served import Served
+from beam_transforms.store_reader import StoreReader
 from beam_transforms.window_write import Tables, WindowWrite
 from beam_transforms.write_result import WriteResult
 
@@ -52,17 +50,22 @@ def open_online_store(
     return LmdbStore(Path(location), readonly, expected)
 
 
-class OnlineStore(abc.ABC):
-    """Stored features: one writer at a time, any number of readers; open one with `open_online_store`.
+class OnlineStore(StoreReader):
+    """Stored features and foresight vectors, for any number of readers; open one with `open_online_store`.
 
     There is one record for each key of `RankingSchema.stored`, and a head: the time as of which the features hold, the
     live rooms, the schema. Records hold what stays true while time passes (see `stored_history`), so that a window
-    only writes what changed in it.
+    only writes what changed in it. One writer at a time writes windows (`write`).
+
+    Another one, the room-side job, may write beside it: foresight vectors, each under a version of the model and a
+    room, and which versions are served (`set_served`). Neither holds up or undoes what the other does, but that
+    replacing everything (`write(..., replace=True)`) drops all vectors: they were made of what is gone. The versions
+    stay served then, and answer without vectors until these are made again.
     """
 
     def __init__(self, location: str, readonly: bool, expected: RankingSchema | None) -> None:
-        self.location = location
-        self._readonly, self._expected = readonly, expected
+        super().__init__(location, expected)
+        self._readonly = readonly
 
     def write(
         self, schema: RankingSchema, as_of_ms: int, tables: Tables, live_ids: np.ndarray, replace: bool = False
@@ -84,147 +87,93 @@ class OnlineStore(abc.ABC):
                 was opened for reading, or it is to be replaced and holds later features.
             OSError: If the store is full, or can't be reached. Its head is still the old one.
         """
-        if self._readonly:
-            raise ValueError(f"{self.location} was opened for reading; open it with readonly=False to write")
+        self._check_writable()
         return self._write(WindowWrite(schema, as_of_ms, tables, live_ids, replace))
 
-    @property
-    def schema(self) -> RankingSchema:
-        return self._head().schema
+    def write_foresight(self, version: int, live_ids: np.ndarray, vectors: np.ndarray, as_of_ms: int) -> None:
+        """Stores the foresight vectors of some rooms under a version, in place of earlier ones.
 
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        return self.schema.task_names
-
-    @property
-    def as_of_ms(self) -> int:
-        return self._head().as_of_ms
-
-    @property
-    def live_ids(self) -> np.ndarray:
-        """Rooms that are live, int64, ascending."""
-        return self._head().live_ids.copy()
-
-    def request(
-        self, user_id: int, live_ids: Sequence[int] | np.ndarray | None = None, now_ms: int | None = None
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The inputs of the signature `serving_default` for one user and R rooms.
-
-        A user, or a pair of user and author, that was never seen has an empty history.
+        Nobody reads them before `set_served` says that the version is served. A vector lives until its version is
+        forgotten or its room has been over for long.
 
         Args:
-            user_id: The user.
-            live_ids: The rooms; all that are live by default.
-            now_ms: Time of the request, which the feature `context` is computed at; the store's `as_of_ms` by default.
-
-        Returns:
-            The rooms, int64 of shape (R,), and the features by name, each of shape (R, ...), in the order of
-            `schema.inputs`.
+            version: The version of the model that computed them.
+            live_ids: The rooms, int64 of shape (R,).
+            vectors: float32 of shape (R, F).
+            as_of_ms: End of the window as of which the rooms' features were read.
 
         Raises:
-            ValueError: If a room isn't live.
+            ValueError: If the shapes don't fit, the version is served with another width, the store is empty, or it
+                was opened for reading.
+            OSError: If the store is full, or can't be reached.
+        """
+        self._check_writable()
+        live_ids, vectors = np.asarray(live_ids, dtype=np.int64), np.asarray(vectors, dtype=np.float32)
+        if live_ids.ndim != 1 or vectors.shape != (len(live_ids), *vectors.shape[1:2]) or vectors.ndim != 2:
+            raise ValueError(
+                f"foresight vectors of version {version} must have the shape (rooms, F), got {vectors.shape} for rooms "
+                f"of shape {live_ids.shape}"
+            )
+        size = self.served.foresight_sizes.get(version)
+        if size is not None and size != vectors.shape[1]:
+            raise ValueError(
+                f"{self.location}: version {version} is served with foresight vectors of width {size}, got width "
+                f"{vectors.shape[1]}; another model needs another version"
+            )
+        self._write_foresight(version, live_ids, vector_records(vectors, int(as_of_ms)))
+
+    def forget_foresight(self, version: int) -> int:
+        """Removes all vectors of a version; returns how many there were.
+
+        Raises:
+            ValueError: If the version has a label, or the store was opened for reading.
             OSError: If the store can't be reached.
         """
-        ids: dict[str, np.ndarray] = {}
-        parts: list[tuple[RecordLayout, int]] = []
+        self._check_writable()
+        labels = [label for label, served in self.served.labels.items() if served == version]
+        if labels:
+            raise ValueError(f"{self.location}: version {version} is served under {labels}; move the labels first")
+        return self._forget_foresight(int(version))
 
-        def wanted(head: StoreHead) -> list[bytes]:
-            rooms = head.live_ids if live_ids is None else np.array(live_ids, dtype=np.int64).reshape(-1)
-            ids["user_id"] = np.full(len(rooms), user_id, dtype=np.int64)
-            ids["live_id"], ids["author_id"] = rooms.copy(), head.authors(rooms)
-            parts.clear()
-            keys: list[bytes] = []
-            for layout in head.layouts.values():
-                rows = 1 if layout.key == ("user_id",) else len(rooms)
-                keys += layout.keys({name: ids[name][:rows] for name in layout.key} if len(rooms) else ids)
-                parts.append((layout, rows if len(rooms) else 0))
-            return keys
+    def set_served(self, labels: Mapping[str, int], foresight_sizes: Mapping[int, int]) -> None:
+        """Says what is served from now on, in place of what was said before, for all readers at once.
 
-        head, records = self._read(wanted)
-        rooms = ids["live_id"]
-        columns, begin = dict(ids), 0
-        for layout, rows in parts:
-            here = records[begin : begin + rows]
-            begin += rows
-            if layout.of_rooms and None in here:
-                room = int(rooms[here.index(None)])
-                raise ValueError(
-                    f"{self.location}: the record of live room {room} is gone; it expired because nothing was written "
-                    "for long, or was evicted: write the store again"
-                )
-            found = layout.columns(here, head.as_of_ms)
-            if rows != len(rooms):
-                found = {name: np.repeat(values, len(rooms), axis=0) for name, values in found.items()}
-            columns |= found
-        now = np.full(len(rooms), head.as_of_ms if now_ms is None else now_ms, dtype=np.int64)
-        columns["context"] = context_features(columns["opened_ms"], now)
-        lacking = [feature.name for feature in head.inputs if feature.name not in columns]
-        if lacking:
-            raise ValueError(f"{self.location}: the inputs {lacking} of schema {head.schema.name!r} aren't stored")
-        return rooms, {feature.name: columns[feature.name] for feature in head.inputs}
+        Write the vectors of a version before, and forget those of others after it: so readers have a version and its
+        vectors at any time.
 
-    def describe(self, live_id: int | None = None, user_id: int | None = None) -> dict[str, Any]:
-        """What is stored of a room, of a user, or of both and the pair.
+        Args:
+            labels: Label -> version.
+            foresight_sizes: Version -> width of its foresight vectors, 0 for none; of each version with a label, and
+                of others whose vectors are still kept.
 
-        Returns:
-            `as_of_ms`, `live_rooms` (their number), `schema` (the RankingSchema), `live` (of the room; None without
-            one) and `records`: for each key that can be told, `key` (column -> id), `written_ms` (None where there is
-            no record) and `features` (name -> array, as of `as_of_ms`), with the names of their entries in `entries`.
+        Raises:
+            ValueError: As `Served`, or the store was opened for reading.
+            OSError: If the store is full, or can't be reached.
         """
-        room = np.array([] if live_id is None else [live_id], dtype=np.int64)
-        ids = {} if live_id is None else {"live_id": room}
-        ids |= {} if user_id is None else {"user_id": np.array([user_id], dtype=np.int64)}
-        head, (record,) = self._read(lambda head: head.layouts[("live_id",)].keys({"live_id": room}) or [b""])
-        if live_id is not None and record is not None:
-            ids["author_id"] = head.layouts[("live_id",)].columns([record], head.as_of_ms)["author_id"].reshape(-1)
-        parts: list[RecordLayout] = []
+        self._check_writable()
+        self._set_served(
+            Served(
+                {str(label): int(version) for label, version in labels.items()},
+                {int(version): int(size) for version, size in foresight_sizes.items()},
+            )
+        )
 
-        def wanted(head: StoreHead) -> list[bytes]:
-            parts[:] = [layout for layout in head.layouts.values() if set(layout.key) <= set(ids)]
-            return [key for layout in parts for key in layout.keys(ids)]
-
-        head, records = self._read(wanted)
-        return {
-            "as_of_ms": head.as_of_ms,
-            "live_rooms": len(head.live_ids),
-            "schema": head.schema,
-            "live": None if live_id is None else bool(head.find(room)[1][0]),
-            "records": [
-                {
-                    "key": {name: int(ids[name][0]) for name in layout.key},
-                    "written_ms": None if record is None else written_ms(record),
-                    "features": {n: v[0] for n, v in layout.columns([record], head.as_of_ms).items()} if record else {},
-                    "entries": {name: layout.entry_names(name) for name in layout.contents},
-                }
-                for layout, record in zip(parts, records, strict=True)
-            ],
-        }
-
-    @abc.abstractmethod
-    def close(self) -> None:
-        """Gives back what the store holds; it can't be used any more."""
-
-    def __enter__(self) -> "OnlineStore":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _head(self) -> StoreHead:
-        return self._read(lambda head: [])[0]
+    def _check_writable(self) -> None:
+        if self._readonly:
+            raise ValueError(f"{self.location} was opened for reading; open it with readonly=False to write")
 
     @abc.abstractmethod
     def _write(self, write: WindowWrite) -> WriteResult:
         """Does what `write` promises."""
 
     @abc.abstractmethod
-    def _read(self, wanted: Callable[[StoreHead], list[bytes]]) -> tuple[StoreHead, list[bytes | None]]:
-        """The head, and the records whose keys `wanted` (called once or more) tells for that head."""
+    def _write_foresight(self, version: int, live_ids: np.ndarray, records: list[bytes]) -> None:
+        """Does what `write_foresight` promises."""
 
-    def _parse_head(self, data: bytes) -> StoreHead:
-        head = StoreHead.parse(data, self.location)
-        if self._expected is not None:
-            check_same(self._expected, head.schema, self.location)
-        return head
+    @abc.abstractmethod
+    def _forget_foresight(self, version: int) -> int:
+        """Does what `forget_foresight` promises."""
+
+    @abc.abstractmethod
+    def _set_served(self, served: Served) -> None:
+        """Does what `set_served` promises."""

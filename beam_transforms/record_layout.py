@@ -1,13 +1,23 @@
 """RecordLayout: how the features under one key become the bytes of a record, and back."""
 
+import functools
 import hashlib
 import json
+import types
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from beam_transforms.schema import MEMORY_MS, PADDING_ID, ROOM_MEMORY_MS, Feature, HistoryCounts, RankingSchema
-from beam_transforms.stored_history import NEVER_MS, with_ages
+from beam_transforms.schema import (
+    ENTERED_LAST_MS,
+    MEMORY_MS,
+    PADDING_ID,
+    ROOM_MEMORY_MS,
+    Feature,
+    HistoryCounts,
+    RankingSchema,
+)
+from beam_transforms.stored_history import NEVER_MS, remembered_authors, with_ages
 
 _WRITTEN = "written_ms"
 ID_COLUMNS = ("user_id", "live_id", "author_id")
@@ -88,13 +98,13 @@ class RecordLayout:
         Raises:
             ValueError: If a record's length isn't the layout's.
         """
-        for record in records:
-            if record is not None and len(record) != self._dtype.itemsize:
-                raise ValueError(
-                    f"a record under {self.key} has {len(record)} bytes, expected {self._dtype.itemsize} for the "
-                    f"features {list(self.contents)}; the store is damaged: write it again"
-                )
         joined = b"".join(self._missing if record is None else record for record in records)
+        sizes = {len(record) for record in records if record is not None} - {self._dtype.itemsize}
+        if sizes:
+            raise ValueError(
+                f"a record under {self.key} has {min(sizes)} bytes, expected {self._dtype.itemsize} for the "
+                f"features {list(self.contents)}; the store is damaged: write it again"
+            )
         values = np.frombuffer(joined, dtype=self._dtype)
         if not self.of_rooms:
             expired = as_of_ms - values[_WRITTEN] > self.memory_ms
@@ -104,6 +114,9 @@ class RecordLayout:
         for history in self._histories:
             columns[history.feature_name] = with_ages(history, columns, as_of_ms)
             del columns[history.last_ms_name]
+        if ENTERED_LAST_MS in columns:
+            columns["entered_authors"] = remembered_authors(columns, as_of_ms)
+            del columns[ENTERED_LAST_MS]
         return columns
 
     def expired(self, record: bytes, as_of_ms: int, slack_ms: int) -> bool:
@@ -117,7 +130,7 @@ class RecordLayout:
     def _empty_record(self) -> bytes:
         value = np.zeros(1, dtype=self._dtype)
         value[_WRITTEN] = np.iinfo(np.int64).max // 2  # never expires
-        times = {history.last_ms_name for history in self._histories}
+        times = {ENTERED_LAST_MS, *(history.last_ms_name for history in self._histories)}
         for feature in self.features:
             value[feature.name] = NEVER_MS if feature.name in times else empty_value(feature)
         return value.tobytes()
@@ -128,9 +141,10 @@ def written_ms(record: bytes) -> int:
     return int.from_bytes(record[:8], "little", signed=True)
 
 
-def layouts(schema: RankingSchema) -> dict[tuple[str, ...], RecordLayout]:
-    """The tables of a schema's store."""
-    return {key: RecordLayout(schema, key) for key in schema.stored}
+@functools.lru_cache(maxsize=32)
+def layouts(schema: RankingSchema) -> Mapping[tuple[str, ...], RecordLayout]:
+    """The tables of a schema's store; of equal schemas they are the same, since each window asks for them."""
+    return types.MappingProxyType({key: RecordLayout(schema, key) for key in schema.stored})
 
 
 def check_same(expected: RankingSchema, found: RankingSchema, where: str) -> None:

@@ -2,33 +2,44 @@
 
 import contextlib
 import itertools
-import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import cast
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import NamedTuple, cast
 
+import numpy as np
 import redis
-from redis.backoff import ConstantBackoff
-from redis.retry import Retry
 
+from beam_transforms.foresight_vectors import id_bytes
 from beam_transforms.online_store import SLACK_MS, OnlineStore
+from beam_transforms.redis_address import connect
+from beam_transforms.redis_vectors import RedisVectors
 from beam_transforms.schema import RankingSchema
+from beam_transforms.served import Served
 from beam_transforms.store_head import StoreHead
+from beam_transforms.store_snapshot import StoreSnapshot
+from beam_transforms.wanted_records import WantedRecords
 from beam_transforms.window_write import WindowWrite
 from beam_transforms.write_result import WriteResult
 
 _CHUNK = 2000  # records a round trip
-_ROUNDS = 5
+_ROUNDS = 10
 _LEASE_S = 30.0
-_OPTIONS = {"namespace", "timeout_s"}
+
+
+class _Known(NamedTuple):
+    """What was read last of that which every request needs, and the bytes that tell whether it still holds."""
+
+    stamp: bytes
+    head: StoreHead
+    served_data: bytes | None
+    served: Served
 
 
 class RedisStore(OnlineStore):
     """Stored features in a Redis server: one writer at a time, any number of readers.
 
-    A request is one round trip, a second and third only when the head has changed since the last one.
+    A request is one round trip, a second and third only when the head, or what is served, has changed since the last.
 
     A window's records are written in chunks, and when all are there the head moves, in one MULTI/EXEC. In between a
     reader has the old head and may see records of the new window: each record is of one window, whole, but features of
@@ -38,6 +49,8 @@ class RedisStore(OnlineStore):
 
     A writer holds a lease. A second one waits until it is given back or has run out, and a writer that lost its lease
     can't move the head.
+
+    The foresight vectors of a version are one hash, see `RedisVectors`; writing them needs no lease.
 
     Records expire by themselves, after their memory and a slack. The server must not evict other keys: use its default
     `maxmemory-policy noeviction`. Redis Cluster isn't supported.
@@ -51,11 +64,12 @@ class RedisStore(OnlineStore):
     def __init__(
         self, url: str, readonly: bool = True, expected: RankingSchema | None = None, lease_s: float = _LEASE_S
     ) -> None:
-        address, namespace, self._server = _connect(url)
+        address, namespace, self._server = connect(url)
         super().__init__(address, readonly, expected)
         self._name = namespace.encode() + b":"
         self._lease_ms = int(lease_s * 1000)
-        self._known: tuple[bytes, StoreHead] | None = None
+        self._known: _Known | None = None
+        self._vectors = RedisVectors(self._server, self._name)
         try:
             if readonly:
                 self._head()
@@ -69,41 +83,84 @@ class RedisStore(OnlineStore):
     def close(self) -> None:
         self._server.close()
 
-    def _read(self, wanted: Callable[[StoreHead], list[bytes]]) -> tuple[StoreHead, list[bytes | None]]:
+    @property
+    def served(self) -> Served:
+        with self._errors():
+            return Served.parse(cast(bytes | None, self._server.get(self._name + b"served")), self.location)
+
+    @property
+    def foresight_versions(self) -> tuple[int, ...]:
+        with self._errors():
+            return self._vectors.versions(self._fetch().head.generation)
+
+    def _read(self, wanted: Callable[[StoreHead, Served], WantedRecords]) -> StoreSnapshot:
         with self._errors():
             for _ in range(_ROUNDS):
-                stamp, head = self._known or self._fetch()
-                keys = self._record_names(head, wanted(head))
+                known, asked = self._ask(wanted)
+                keys = self._record_names(known.head, list(asked.keys))
+                rooms = [] if asked.version is None else id_bytes(asked.live_ids)
                 with self._server.pipeline(transaction=True) as pipeline:
                     pipeline.get(self._name + b"stamp")
+                    pipeline.get(self._name + b"served")
                     if keys:
                         pipeline.mget(keys)
-                    now, *records = pipeline.execute()
-                if now == stamp:
-                    return head, records[0] if keys else []
+                    if rooms:
+                        pipeline.hmget(self._vectors.name(known.head.generation, asked.version or 0), rooms)
+                    stamp, served, *found = pipeline.execute()
+                if stamp == known.stamp and served == known.served_data:
+                    records = found.pop(0) if keys else []
+                    return StoreSnapshot(known.head, known.served, records, found[0] if rooms else [])
                 self._known = None
         raise OSError(
             f"{self.location}: the head changed {_ROUNDS} times during one request; is it written to nonstop?"
         )
 
-    def _fetch(self) -> tuple[bytes, StoreHead]:
-        """The head as it is now, remembered."""
+    def _ask(self, wanted: Callable[[StoreHead, Served], WantedRecords]) -> tuple[_Known, WantedRecords]:
+        """What is wanted, and of which state. What isn't there in the remembered one may be there by now."""
+        known = self._known
+        if known is not None:
+            with contextlib.suppress(ValueError):
+                return known, wanted(known.head, known.served)
+        known = self._fetch()
+        return known, wanted(known.head, known.served)
+
+    def _fetch(self) -> _Known:
+        """The head and what is served as they are now, remembered."""
         with self._server.pipeline(transaction=True) as pipeline:
-            pipeline.get(self._name + b"stamp")
-            pipeline.get(self._name + b"head")
-            stamp, data = pipeline.execute()
+            for name in (b"stamp", b"head", b"served"):
+                pipeline.get(self._name + name)
+            stamp, data, served = pipeline.execute()
         if stamp is None or data is None:
             raise ValueError(
                 f"{self.location}: the online store is empty, or its writing was not finished: write it, or check "
                 "host, database and namespace"
             )
-        self._known = (stamp, self._parse_head(data))
-        return self._known
+        known = _Known(stamp, self._parse_head(data), served, Served.parse(served, self.location))
+        self._known = known
+        return known
+
+    def _write_foresight(self, version: int, live_ids: np.ndarray, records: list[bytes]) -> None:
+        with self._errors():
+            head = self._fetch().head
+            self._vectors.write(head.generation, version, id_bytes(live_ids), records)
+            now = self._fetch().head
+            if now.generation != head.generation:  # replaced meanwhile: these are of what is gone
+                self._vectors.forget(head.generation, version)
+            else:
+                self._vectors.sweep(now.generation, version, now.live_ids)
+
+    def _forget_foresight(self, version: int) -> int:
+        with self._errors():
+            return self._vectors.forget(self._fetch().head.generation, version)
+
+    def _set_served(self, served: Served) -> None:
+        with self._errors():
+            self._server.set(self._name + b"served", served.data)
 
     def _write(self, write: WindowWrite) -> WriteResult:
         with self._errors(), self._lease() as token:
             stamped = self._server.exists(self._name + b"stamp")
-            previous = self._fetch()[1] if stamped else None
+            previous = self._fetch().head if stamped else None
             if write.is_replay(previous, self.location):
                 return WriteResult(skipped=True)
             generation = previous.generation if previous is not None else "first"
@@ -117,7 +174,7 @@ class RedisStore(OnlineStore):
             head = write.head(previous, lambda keys: self._records([prefix + key for key in keys]), generation)
             self._refresh(head, token)
             self._move(head, token)
-            removed = self._remove_others(generation) if write.replace else None
+            removed = self._remove_others(generation, previous) if write.replace else None
             return WriteResult(skipped=False, records=write.count, removed=removed)
 
     def _send(self, commands: Iterable[tuple], token: bytes) -> None:
@@ -154,9 +211,12 @@ class RedisStore(OnlineStore):
             keys = self._record_names(head, layout.keys({"live_id": head.live_ids}))
             self._send((("PEXPIRE", key, layout.memory_ms + SLACK_MS) for key in keys), token)
 
-    def _remove_others(self, generation: str) -> int:
-        """Removes the records of earlier fillings, also of those that weren't finished."""
+    def _remove_others(self, generation: str, previous: StoreHead | None) -> int:
+        """Removes the records of earlier fillings, also of those that weren't finished, and the vectors of the last."""
         mine, removed = self._prefix(generation), 0
+        if previous is not None:
+            versions = self._vectors.versions(previous.generation)
+            removed += sum(self._vectors.forget(previous.generation, version) for version in versions)
         names = self._server.scan_iter(match=self._name + b"r:*", count=_CHUNK)
         others = (name for name in names if not name.startswith(mine))
         while chunk := list(itertools.islice(others, _CHUNK)):
@@ -209,33 +269,3 @@ class RedisStore(OnlineStore):
             ) from error
         except redis.RedisError as error:
             raise ValueError(f"{self.location}: the Redis server refused a command ({error})") from error
-
-
-def _connect(url: str) -> tuple[str, str, "redis.Redis"]:
-    """The address without the password, the namespace, and the client."""
-    parts = urlsplit(url)
-    shown = f"{parts.scheme}://{parts.hostname}"
-    try:
-        port, options = parts.port or 6379, parse_qs(parts.query, strict_parsing=bool(parts.query))
-        database = int(parts.path.strip("/") or 0)
-        namespace, timeout_s = options.get("namespace", ["foresight"])[-1], float(options.get("timeout_s", ["2"])[-1])
-    except ValueError as error:
-        raise ValueError(f"{shown}: port, database and timeout_s must be numbers ({error})") from None
-    if set(options) - _OPTIONS or not re.fullmatch(r"[\w.-]+", namespace) or not timeout_s > 0 or not parts.hostname:
-        raise ValueError(
-            f"{shown}: expected redis://host:port/db with the options {sorted(_OPTIONS)}, a namespace of letters, "
-            f"digits and ._- and a positive timeout_s; got {parts.query!r}"
-        )
-    client = redis.Redis(
-        host=parts.hostname,
-        port=port,
-        db=database,
-        username=unquote(parts.username) if parts.username else None,
-        password=unquote(parts.password) if parts.password else None,
-        ssl=parts.scheme == "rediss",
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(ConstantBackoff(0.05), 1),
-        decode_responses=False,
-    )
-    return f"{shown}:{port}/{database}?namespace={namespace}", namespace, client

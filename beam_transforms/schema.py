@@ -31,6 +31,10 @@ ROOM_MEMORY_MS = 3 * 3_600_000
 """The same for rooms, and for a user in a room. It bounds what a stream has to remember of rooms that are over."""
 
 
+ENTERED_LAST_MS = "entered_last_ms"
+"""Stored beside `entered_authors`: the time of the newest entry."""
+
+
 SEMANTIC_ID_LENGTH = 100
 """Runs of semantic ids in a sequence (Foresight Prediction, 3.1)."""
 
@@ -298,13 +302,15 @@ class RankingSchema:
         """What the online store holds: key columns -> features under that key.
 
         The context follows from `opened_ms`, and the ages of a history from its `last_ms_name`: the time of the last
-        event of each of its kinds, then that of its last window with any event; -1 for never.
+        event of each of its kinds, then that of its last window with any event; -1 for never. `entered_last_ms`, the
+        time of the newest of `entered_authors`, tells when these are forgotten.
         """
         opened_ms = Feature("opened_ms", "int64", (), "room")
+        entered_last_ms = Feature(ENTERED_LAST_MS, "int64", (), "stored")
         room = tuple(self.feature(name) for name in ("author_id", "statistic_sequence", "statistic_mask"))
         stored: dict[tuple[str, ...], tuple[Feature, ...]] = {
             ("live_id",): (opened_ms, *room, *self._content),
-            ("user_id",): (self.feature("entered_authors"),),
+            ("user_id",): (self.feature("entered_authors"), entered_last_ms),
         }
         for history in self.histories:
             last_ms = Feature(history.last_ms_name, "int64", (len(history.kinds) + 1,), "stored")

@@ -3,13 +3,22 @@
 import functools
 import hashlib
 import json
+from collections.abc import Mapping
 
 import numpy as np
 
 from beam_transforms.record_layout import RecordLayout, layouts
 from beam_transforms.schema import RankingSchema, schema_from_json, schema_to_json
 
-_FORMAT = 1
+_FORMAT = 2
+_SEQUENCES = (
+    "statistic_sequence",
+    "statistic_mask",
+    "semantic_ids",
+    "run_lengths",
+    "product_ids",
+    "product_categories",
+)
 
 
 class StoreHead:
@@ -35,8 +44,9 @@ class StoreHead:
     ) -> None:
         self.schema, self.as_of_ms, self.generation = schema, as_of_ms, generation
         self.live_ids, self.author_ids = live_ids, author_ids
-        self.layouts: dict[tuple[str, ...], RecordLayout] = layouts(schema)
+        self.layouts: Mapping[tuple[str, ...], RecordLayout] = layouts(schema)
         self.inputs = schema.inputs
+        self.sequence_names = tuple(feature.name for feature in self.inputs if feature.name in _SEQUENCES)
 
     def authors(self, live_ids: np.ndarray) -> np.ndarray:
         """The authors of live rooms, shape (R,).

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from beam_transforms.schema import NEVER_S, PADDING_ID, HistoryCounts
+from beam_transforms.schema import ENTERED_LAST_MS, MEMORY_MS, NEVER_S, PADDING_ID, HistoryCounts
 
 NEVER_MS = PADDING_ID
 """Stands in the stored times for "never"; every time <= 0 is taken as that."""
@@ -38,3 +38,20 @@ def with_ages(history: HistoryCounts, record: Mapping[str, np.ndarray], as_of_ms
     features[:, ages] = np.where(last_ms > 0, age_s, NEVER_S)
     features[(newest <= 0) | (now - newest > history.memory_ms)] = history.empty
     return features
+
+
+def remembered_authors(record: Mapping[str, np.ndarray], as_of_ms: int) -> np.ndarray:
+    """The authors of the rooms that users entered, as of a time.
+
+    A user who has entered nothing for `MEMORY_MS`, whatever else the user did, is as one who never entered anything.
+
+    Args:
+        record: `entered_authors`, int64 of shape (B, L), and `entered_last_ms`, int64 of shape (B,).
+        as_of_ms: The time.
+
+    Returns:
+        int64 of shape (B, L).
+    """
+    newest = record[ENTERED_LAST_MS]
+    forgotten = (newest <= 0) | (as_of_ms - newest > MEMORY_MS)
+    return np.where(forgotten[:, None], PADDING_ID, record["entered_authors"])

@@ -11,6 +11,7 @@ from beam_transforms.histories import (
     empty_entries,
     empty_history,
     entered_authors,
+    entered_record,
     entries,
     fold_entries,
     fold_history,
@@ -137,6 +138,6 @@ class UserStage(Stage):
                 record |= history_record(history, windows[history.name], queries)
             if key == ("user_id",):
                 length = self._schema.entered_authors_length
-                record["entered_authors"] = entered_authors(state["entries"], entries(arrived), queries, length)
+                record |= entered_record(state["entries"], entries(arrived), queries, length)
             records[stored_table(key)] = record
         return records

@@ -18,7 +18,8 @@ def export_ranker(model: LiveRanker, path: str | Path) -> None:
 
     `ExportArchive` is used because what `tf.saved_model.save` makes of a Keras 3 model fails in the C++ loader of
     TensorFlow Serving. The model isn't tracked, which would store each variable twice; its weights are a collection of
-    the archive instead, so that `weights/i` in the variables bundle is `model.weights[i]` in every export.
+    the archive instead, so that `weights/i` in the variables bundle is `model.weights[i]` in every export. That is what
+    `serving.checkpoint_publisher` relies on when it writes other weights under the same graph.
 
     Args:
         model: The ranker.

@@ -1,8 +1,13 @@
 """Files that survive a crash: written to the disk before anyone relies on them."""
 
+import contextlib
 import os
 import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+
+_WRITE_BACK_S = 0.02
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -31,11 +36,33 @@ def copy_durably(source: Path, target: Path) -> None:
         if entry.is_dir():
             copy_durably(entry, target / entry.name)
         else:
-            with entry.open("rb") as reader, (target / entry.name).open("wb") as writer:
-                shutil.copyfileobj(reader, writer, 2**20)
-                writer.flush()
-                os.fsync(writer.fileno())
+            copy_file_durably(entry, target / entry.name)
     sync_folder(target)
+
+
+def copy_file_durably(source: Path, target: Path) -> None:
+    """Copies the content of one file, and waits until the disk has it."""
+    with source.open("rb") as reader, target.open("wb") as writer:
+        shutil.copyfileobj(reader, writer, 2**20)
+        writer.flush()
+        os.fsync(writer.fileno())
+
+
+def link_or_copy_durably(source: Path, target: Path) -> None:
+    """Gives a file a second name, at no cost; where the file system can't, its content is copied.
+
+    The name is on the disk once its folder was synchronised.
+    """
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:  # another device, no links there, too many of them; a full disk fails the copy as well
+        copy_file_durably(source, target)
+
+
+def sync_file(path: Path) -> None:
+    """Waits until the disk has what another library wrote to a file."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -45,3 +72,39 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def writing_back(folder: Path) -> Iterator[None]:
+    """While another library writes files into `folder`, has the disk take what is there already.
+
+    So that synchronising them at the end, which is still needed, waits for the rest only.
+
+    Raises:
+        OSError: The disk couldn't take it. The system says so once, and wouldn't at the end.
+    """
+    done, errors = threading.Event(), []
+
+    def follow() -> None:
+        while not done.wait(_WRITE_BACK_S):
+            for path in folder.iterdir():
+                try:
+                    descriptor = os.open(path, os.O_RDONLY)
+                except FileNotFoundError:  # renamed meanwhile
+                    continue
+                try:
+                    getattr(os, "fdatasync", os.fsync)(descriptor)  # not everywhere
+                except OSError as error:
+                    errors.append(error)
+                finally:
+                    os.close(descriptor)
+
+    thread = threading.Thread(target=follow, name="writing-back")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    if errors:
+        raise errors[0]

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from serving.model_service_client import ModelServiceClient
@@ -66,7 +66,12 @@ def server_kind() -> str:
 
 @contextlib.contextmanager
 def launch(
-    model_dir: Path, model_name: str, *, kind: str | None = None, timeout_s: float = 120.0
+    model_dir: Path,
+    model_name: str,
+    *,
+    kind: str | None = None,
+    timeout_s: float = 120.0,
+    options: Sequence[str] = (),
 ) -> Iterator[RunningServer]:
     """A server of the versions in `model_dir`/`model_name`, for the length of a `with` block.
 
@@ -78,6 +83,7 @@ def launch(
     Args:
         kind: "external", "binary" or "local" instead of what `server_kind` finds.
         timeout_s: Seconds until a version of the model must be available.
+        options: More of the command line of `foresight serve`; other kinds of server don't get them.
 
     Raises:
         RankingError: No version is available in time, or an external server can't be reached or refuses.
@@ -96,6 +102,8 @@ def launch(
     with tempfile.TemporaryDirectory(prefix="foresight-server-") as folder:
         log = Path(folder) / "log"
         command, addresses = _command(kind, base_path, model_name)
+        if kind == "local":
+            command += options
         wrapped = [sys.executable, "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
         with log.open("wb") as output:
             process = subprocess.Popen(  # noqa: S603 - the command is made here
@@ -131,6 +139,7 @@ def _command(kind: str, base_path: Path, model_name: str) -> tuple[list[str], tu
         f"--model_name={model_name}",
         f"--model_base_path={base_path}",
         "--file_system_poll_wait_seconds=1",
+        "--enable_grpc_healthcheck_service=true",
         f"--monitoring_config_file={Path(__file__).parent / 'config' / 'monitoring.config'}",
     ]
     return command, (f"127.0.0.1:{port}", f"127.0.0.1:{rest_port}")

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 
 from serving.protos import serving_api_pb2 as api
@@ -33,9 +34,18 @@ class VersionStatus:
 class ModelServiceClient:
     """Calls ModelService of TensorFlow Serving, or of the local server."""
 
-    def __init__(self, address: str) -> None:
-        """Connects at the first request; `address` is "host:port" of the gRPC interface."""
-        self._channel = ServerChannel(address)
+    def __init__(self, address: str, root_certificates: bytes | Path | None = None) -> None:
+        """Connects at the first request.
+
+        Args:
+            address: "host:port" of the server's gRPC interface.
+            root_certificates: PEM certificates of the server's authority, or their file, for TLS.
+
+        Raises:
+            ValueError: An argument is out of range.
+            OSError: The file of certificates can't be read.
+        """
+        self._channel = ServerChannel(address, root_certificates)
 
     def status(self, model_name: str, *, deadline_s: float = _ANSWER_S) -> dict[int, VersionStatus]:
         """Version -> its state, of all versions that the server has seen.

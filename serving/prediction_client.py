@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
 from serving.protos import serving_api_pb2 as api
 from serving.ranking_error import RankingError
+from serving.retry_budget import RetryBudget
 from serving.server_channel import ServerChannel
 from serving.tensors import named_arrays, predict_request
 
@@ -25,16 +27,27 @@ class Prediction:
 class PredictionClient:
     """Calls PredictionService.Predict of TensorFlow Serving, or of the local server. Safe to share between threads."""
 
-    def __init__(self, address: str, model_name: str, *, deadline_s: float = 0.5) -> None:
+    def __init__(
+        self,
+        address: str,
+        model_name: str,
+        *,
+        deadline_s: float = 0.5,
+        root_certificates: bytes | Path | None = None,
+        retry_budget: RetryBudget | None = None,
+    ) -> None:
         """Connects at the first request.
 
         Args:
             address: "host:port" of the server's gRPC interface.
             model_name: The name under which the server knows the model.
             deadline_s: Seconds within which each request, with its retries, succeeds or fails.
+            root_certificates: PEM certificates of the server's authority, or their file, for TLS.
+            retry_budget: Bounds retries; by default `RetryBudget()`: in the long run one for each ten requests.
 
         Raises:
             ValueError: An argument is out of range.
+            OSError: The file of certificates can't be read.
         """
         if not model_name:
             raise ValueError("model_name must not be empty; it is the name of the folder that holds the versions")
@@ -42,7 +55,7 @@ class PredictionClient:
             raise ValueError(f"deadline_s must be a positive number of seconds, got {deadline_s!r}")
         self.model_name = model_name
         self.deadline_s = deadline_s
-        self._channel = ServerChannel(address)
+        self._channel = ServerChannel(address, root_certificates, retry_budget or RetryBudget())
 
     def predict(
         self,

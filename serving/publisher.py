@@ -1,39 +1,40 @@
 """Puts a new version of a model where model servers look for it: whole or not at all."""
 
-import logging
-import os
-import re
-import shutil
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
-
-from serving.durable_files import copy_durably, replace_durably, sync_folder, write_durably
+from serving.durable_files import copy_durably, sync_file, sync_folder, write_durably
 from serving.publish_error import PublishError
+from serving.version_folders import GRAPH_FILE, VersionFolders
 from serving.version_manifest import MANIFEST_FILE, VersionManifest
 
 MAX_WARM_UP_REQUESTS = 1000
 """TensorFlow Serving refuses a version that brings more."""
 
 _WARM_UP_FILE = "assets.extra/tf_serving_warmup_requests"
-_STAGING_PREFIX = ".publish-"  # no version: servers look only at names that are whole numbers
-_LOCK_FILE = ".publish.lock"
-_LAST_VERSION_FILE = ".last_version"
-_LARGEST_VERSION = 2**63 - 1
-
-_log = logging.getLogger(__name__)
 
 
-def publish(exported: Path, model_dir: Path, manifest: Mapping[str, Any], warmup: Sequence[Any]) -> int:
+def publish(
+    exported: Path,
+    model_dir: Path,
+    manifest: Mapping[str, Any],
+    warmup: Sequence[Any],
+    keep: int = 5,
+    *,
+    rename: bool = True,
+    protected: Collection[int] = (),
+) -> int:
     """Publishes a SavedModel as the next version, `model_dir`/`manifest["model_name"]`/VERSION, and returns VERSION.
 
     The version is written beside the others under a name that no server takes for one, to the disk, together with
     manifest and warm-up requests. It is loaded with the loader that TensorFlow Serving uses, has to answer each warm-up
     request with finite numbers, and then is renamed: a server sees all of it or nothing, whenever this process is
-    killed. Version numbers only grow, also when versions are deleted.
+    killed. Version numbers only grow, also when versions are deleted. Then all but the `keep` newest versions are
+    removed, each by a rename first, so that none is seen by half; one that a server has loaded stays in its memory.
+
+    New weights under the graph of a version that is there already are published by `CheckpointPublisher`, in a fraction
+    of the time.
 
     Args:
         exported: Folder of the SavedModel; it is copied and stays.
@@ -41,6 +42,10 @@ def publish(exported: Path, model_dir: Path, manifest: Mapping[str, Any], warmup
         manifest: The fields of `VersionManifest`.
         warmup: 1 to 1000 requests, PredictRequest messages or their bytes (see `serving.tensors.predict_request`). The
             server answers them before it lets a version have real requests; their model name is set here.
+        keep: Newest versions to keep, at least 2. Folders without a manifest aren't counted and stay.
+        rename: False where a folder can't be renamed in one step, as in an object store: see `VersionFolders` for what
+            holds then. `saved_model.pb` still comes last.
+        protected: Versions to keep however old they are, such as those that a server's labels are on.
 
     Raises:
         ValueError: An argument is wrong.
@@ -48,71 +53,26 @@ def publish(exported: Path, model_dir: Path, manifest: Mapping[str, Any], warmup
             disk is full, for example). Nothing is visible then.
     """
     checked = VersionManifest.from_dict(manifest)
-    exported, base = Path(exported), Path(model_dir) / checked.model_name
-    if not (exported / "saved_model.pb").is_file():
-        raise ValueError(f"{exported} is not an exported model: it has no file saved_model.pb")
+    exported = Path(exported)
+    folders = VersionFolders(Path(model_dir) / checked.model_name, keep, rename)
+    if not (exported / GRAPH_FILE).is_file():
+        raise ValueError(f"{exported} is not an exported model: it has no file {GRAPH_FILE}")
     records = _warm_up_records(checked.model_name, warmup)
-    try:
-        base.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(base / _LOCK_FILE, timeout=0):
-            return _publish_locked(exported, base, checked, records)
-    except filelock.Timeout as error:
-        raise PublishError(
-            f"another process is publishing to {base}; try again when it has ended (it holds {base / _LOCK_FILE})"
-        ) from error
-    except OSError as error:
-        raise PublishError(f"{base}: the new version can't be written, nothing was published: {error}") from error
 
-
-def published_versions(model_dir: Path, model_name: str) -> list[int]:
-    """The versions in `model_dir`/`model_name`, ascending."""
-    base = Path(model_dir) / model_name
-    return sorted(_version_numbers(base)) if base.is_dir() else []
-
-
-def _publish_locked(exported: Path, base: Path, manifest: VersionManifest, records: list[bytes]) -> int:
-    for leftover in base.glob(_STAGING_PREFIX + "*"):
-        shutil.rmtree(leftover)  # of a process that was killed: no other one can be writing now
-    last_file = base / _LAST_VERSION_FILE
-    version = max([_last_version(last_file), *_version_numbers(base)]) + 1
-    if version > _LARGEST_VERSION:
-        raise PublishError(
-            f"{base} has a version {version - 1}, and no larger number can be served; rename that folder"
-        )
-    staging = Path(tempfile.mkdtemp(prefix=_STAGING_PREFIX, dir=base))
-    try:
-        candidate = staging / str(version)
+    def fill(candidate: Path, version: int) -> None:
         copy_durably(exported, candidate)
-        write_durably(candidate / MANIFEST_FILE, manifest.to_json(version).encode())
+        write_durably(candidate / MANIFEST_FILE, checked.to_json(version).encode())
         _write_warm_up(candidate / _WARM_UP_FILE, records)
         for folder in (candidate / _WARM_UP_FILE).parent, candidate:
             sync_folder(folder)
         _check(candidate, records)
-        # Before the version appears: a crash in between costs a number, the other order could give one out twice.
-        replace_durably(last_file, str(version).encode())
-        candidate.rename(base / str(version))
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    try:
-        sync_folder(base)
-    except OSError as error:  # the version is there and whole, servers may be loading it: too late to fail
-        _log.warning("version %d of %s is published, but may not survive a power failure: %s", version, base, error)
-    return version
+
+    return folders.add(fill, protected)
 
 
-def _version_numbers(base: Path) -> list[int]:
-    return [int(child.name) for child in base.iterdir() if re.fullmatch(r"\d+", child.name, re.ASCII)]
-
-
-def _last_version(path: Path) -> int:
-    if not path.exists():
-        return 0
-    text = path.read_text()
-    if not re.fullmatch(r"\d+", text, re.ASCII):
-        raise PublishError(
-            f"{path} must hold the number of the last version, it holds {text[:100]!r}; delete or mend it"
-        )
-    return int(text)
+def published_versions(model_dir: Path, model_name: str) -> list[int]:
+    """The versions in `model_dir`/`model_name`, ascending."""
+    return VersionFolders(Path(model_dir) / model_name).numbers()
 
 
 def _warm_up_records(model_name: str, warmup: Sequence[Any]) -> list[bytes]:
@@ -145,8 +105,7 @@ def _write_warm_up(path: Path, records: list[bytes]) -> None:
                 writer.write(record)
     except tf.errors.OpError as error:
         raise OSError(f"writing {path.name}: {error.message}") from error
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    sync_file(path)
 
 
 def _check(candidate: Path, records: list[bytes]) -> None:

@@ -10,15 +10,15 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+from serving.local_server.server_options import ServerOptions
+
 READY_KEY = "grpc_address"
 """Key of the line of JSON on stdout that says that the server answers."""
 
 _LOOK_S = 0.2
 
 
-def serve_forever(
-    models: Mapping[str, Path], *, config_file: Path | None, host: str, port: int, rest_port: int, poll_s: float
-) -> None:
+def serve_forever(models: Mapping[str, Path], *, config_file: Path | None, options: ServerOptions) -> None:
     """Serves until SIGTERM or SIGINT; prints one line of JSON with the addresses as soon as it answers.
 
     Args:
@@ -45,7 +45,7 @@ def serve_forever(
             configs = [ModelConfig(name, path.absolute()) for name, path in models.items()]
         else:
             configs = ModelConfig.from_file(config_file)
-        server = ModelServer(configs, host=host, port=port, rest_port=rest_port, poll_s=poll_s)
+        server = ModelServer(configs, options, config_file=config_file)
         server.start()
     except ServingError as error:
         raise ValueError(error.message) from error

@@ -28,16 +28,8 @@ def to_tensor_proto(array: np.ndarray) -> api.TensorProto:
     Raises:
         ValueError: The array has another type.
     """
-    if (code := _WIRE_CODES.get(array.dtype.newbyteorder("="))) is None:
-        known = ", ".join(str(dtype) for dtype in _WIRE_CODES)
-        raise ValueError(f"a tensor of type {array.dtype} can't be sent; convert it to one of: {known} (bytes)")
-    proto = api.TensorProto(dtype=code)
-    proto.tensor_shape.dim.extend(api.TensorShapeProto.Dim(size=size) for size in array.shape)
-    if code == api.DT_STRING:
-        proto.string_val.extend(array.ravel().tolist())
-    else:
-        little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        proto.tensor_content = little_endian.tobytes()
+    proto = api.TensorProto()
+    _fill(proto, array)
     return proto
 
 
@@ -77,7 +69,7 @@ def predict_request(
     request.model_spec.signature_name = signature_name
     for name, array in inputs.items():
         try:
-            request.inputs[name].CopyFrom(to_tensor_proto(np.asarray(array)))
+            _fill(request.inputs[name], np.asarray(array))  # in place: a large tensor is copied once
         except (ValueError, TypeError) as error:
             raise ValueError(f"input {name!r}: {error}") from error
     return request
@@ -96,3 +88,18 @@ def named_arrays(outputs: Mapping[str, api.TensorProto]) -> dict[str, np.ndarray
         except ValueError as error:
             raise ValueError(f"output {name!r}: {error}") from error
     return arrays
+
+
+def _fill(proto: api.TensorProto, array: np.ndarray) -> None:
+    if (code := _WIRE_CODES.get(array.dtype.newbyteorder("="))) is None:
+        known = ", ".join(str(dtype) for dtype in _WIRE_CODES)
+        raise ValueError(f"a tensor of type {array.dtype} can't be sent; convert it to one of: {known} (bytes)")
+    proto.dtype = code
+    dimensions = proto.tensor_shape.dim
+    for size in array.shape:
+        dimensions.add().size = size
+    if code == api.DT_STRING:
+        proto.string_val.extend(array.ravel().tolist())
+    else:
+        little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        proto.tensor_content = little_endian.tobytes()

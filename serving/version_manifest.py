@@ -4,6 +4,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 MANIFEST_FILE = "version.json"
@@ -66,6 +67,25 @@ class VersionManifest:
         if not name or name.startswith(".") or any(character in name for character in "/:\\\0"):
             raise ValueError(f"model_name must be the name of a folder, and can't hold / : or \\, got {name!r}")
         return cls(**{**manifest, "reasons": tuple(manifest["reasons"])})
+
+    @classmethod
+    def read(cls, version_folder: Path) -> "VersionManifest":
+        """The manifest of a published version.
+
+        Raises:
+            ValueError: It is missing, damaged, or that of another version.
+        """
+        path = Path(version_folder) / MANIFEST_FILE
+        try:
+            content = json.loads(path.read_text())
+            version = content.pop("version", None)
+            content.pop("created_ms", None)
+            manifest = cls.from_dict(content)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is not the manifest of a published version: {error}") from error
+        if str(version) != path.parent.name:
+            raise ValueError(f"{path} is the manifest of version {version}")
+        return manifest
 
     def to_json(self, version: int) -> str:
         """The text of `version.json`: the manifest, the version's number and the time of publishing in milliseconds.

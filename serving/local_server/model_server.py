@@ -2,22 +2,29 @@
 
 import threading
 from collections.abc import Sequence
-from concurrent import futures
+from pathlib import Path
 
-import grpc
-from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+from tensorflow.core.protobuf import config_pb2
 
+from serving.local_server.batcher import Batcher
+from serving.local_server.batching_parameters import BatchingParameters
+from serving.local_server.config_file_follower import ConfigFileFollower
+from serving.local_server.graph_pool import GraphPool
+from serving.local_server.grpc_api import GrpcApi
+from serving.local_server.grpc_server import GrpcServer
 from serving.local_server.model_config import ModelConfig
-from serving.local_server.model_service import ModelService
-from serving.local_server.prediction_service import PredictionService
 from serving.local_server.predictor import Predictor
 from serving.local_server.request_metrics import RequestMetrics
+from serving.local_server.request_queue import RequestQueue
 from serving.local_server.rest_api import RestApi
 from serving.local_server.rest_server import RestServer
+from serving.local_server.servable import Servable
+from serving.local_server.server_options import ServerOptions
+from serving.local_server.tls_config import TlsConfig
 from serving.local_server.version_manager import VersionManager
 
-_MAX_MESSAGE_BYTES = 64 * 2**20
-_THREADS = 16
+_CONTROL_THREADS = 4
+_CONTROL_PLACES = 256
 
 
 class ModelServer:
@@ -26,57 +33,69 @@ class ModelServer:
     def __init__(
         self,
         models: Sequence[ModelConfig],
+        options: ServerOptions | None = None,
         *,
-        host: str = "127.0.0.1",
-        port: int = 8500,
-        rest_port: int = 8501,
-        poll_s: float = 1.0,
+        config_file: Path | None = None,
     ) -> None:
         """Binds the ports at once, answers from `start` on.
 
         Args:
             models: What to serve.
-            host: Address to listen on. There is no access control: whoever reaches it can load any model.
-            port: Of the gRPC interface; 0 takes a free one.
-            rest_port: Of the REST interface; 0 takes a free one.
-            poll_s: Seconds between two looks for new versions.
+            options: How; the defaults are for a client on this machine.
+            config_file: Where `models` were read from, to be read again every `options.config_poll_s`.
 
         Raises:
-            OSError: An address can't be bound.
+            OSError: An address can't be bound, or a file can't be read.
+            ValueError: A file of `options` holds something else than it should.
         """
         self._models = models
-        self._manager = VersionManager(poll_s=poll_s)
-        metrics = RequestMetrics()
-        predictor = Predictor(self._manager.serving)
-        self._grpc = grpc.server(
-            futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="grpc"),
-            options=[
-                ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-                ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-                ("grpc.so_reuseport", 0),  # else a second server on the port takes half of the requests
-            ],
+        self._stopped = False
+        self._options = options = options or ServerOptions()
+        tls = None if options.ssl_config is None else TlsConfig.from_file(options.ssl_config)
+        self._batcher = _batcher(options)
+        self.graphs = GraphPool(
+            config_pb2.ConfigProto(
+                intra_op_parallelism_threads=options.intra_op_threads,
+                inter_op_parallelism_threads=options.inter_op_threads,
+            )
         )
-        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            PredictionService(predictor, metrics), self._grpc
+        """The graphs of the versions that are loaded."""
+        self.manager = VersionManager(
+            lambda path: Servable(path, self.graphs),
+            poll_s=options.poll_s,
+            labels_before_versions=options.labels_before_versions,
+            prepare=Servable.prepare_next if options.prepare_next else None,
         )
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self._manager), self._grpc)
-        bracketed = f"[{host}]" if ":" in host else host
-        try:
-            bound = self._grpc.add_insecure_port(f"{bracketed}:{port}")
-        except RuntimeError as error:
-            raise OSError(
-                f"can't listen on {bracketed}:{port} for gRPC; is another server using it? ({error})"
-            ) from error
-        self.address = f"{bracketed}:{bound}"
+        """What is loaded."""
+        self._metrics = RequestMetrics()
+        self._predictor = Predictor(self.manager.serving, batcher=self._batcher, tensor_content=options.tensor_content)
+        # With batching a thread waits for its batch and does little else, so each place in the queue gets one.
+        threads, places = options.workers, options.waiting
+        if self._batcher is not None:
+            threads, places = threads + places, 0
+        self._requests = RequestQueue(threads, places)
+        self._control = RequestQueue(_CONTROL_THREADS, _CONTROL_PLACES, "control")
+        self._follower = None
+        if config_file is not None and options.config_poll_s > 0:
+            self._follower = ConfigFileFollower(config_file, options.config_poll_s, self.manager.reload)
+        self._grpc = GrpcServer(options, tls, self._grpc_api)
+        self.address = self._grpc.address
         """host:port of the gRPC interface."""
-        try:
-            self._rest = RestServer(host, rest_port, RestApi(self._manager.serving, predictor, metrics))
-        except OSError as error:
-            self._grpc.stop(None)
-            raise OSError(f"can't listen on {bracketed}:{rest_port} for REST: {error}") from error
-        self.rest_address = f"{bracketed}:{self._rest.server_port}"
-        """host:port of the REST interface."""
-        self._rest_thread = threading.Thread(target=self._rest.serve_forever, name="rest", daemon=True)
+        self._rest: RestServer | None = None
+        self.rest_address: str | None = None
+        """host:port of the REST interface, if there is one."""
+        if options.rest_port is not None:
+            host = f"[{options.host}]" if ":" in options.host else options.host
+            api = RestApi(
+                self.manager.serving, self._predictor, self._metrics, self._requests, timeout_s=options.request_s
+            )
+            try:
+                self._rest = RestServer(options, api)
+            except OSError as error:
+                self._grpc.stop(0.0)
+                raise OSError(f"can't listen on {host}:{options.rest_port} for REST: {error}") from error
+            self.rest_address = f"{host}:{self._rest.server_port}"
+            self._rest_thread = threading.Thread(target=self._rest.serve_forever, name="rest", daemon=True)
 
     def start(self) -> None:
         """Loads the versions that are there, then begins to answer.
@@ -84,15 +103,45 @@ class ModelServer:
         Raises:
             ServingError: The configuration of the models is wrong.
         """
-        self._manager.start(self._models)
+        self.manager.start(self._models)
         self._grpc.start()
-        self._rest_thread.start()
+        if self._rest is not None:
+            self._rest_thread.start()
+        if self._follower is not None:
+            self._follower.start()
 
     def stop(self, grace_s: float = 5.0) -> None:
-        """Takes no new requests, gives those under way `grace_s` seconds, and frees the models."""
-        ended = self._grpc.stop(grace_s)
-        if self._rest_thread.is_alive():
-            self._rest.shutdown()
-        self._rest.server_close()
-        ended.wait()
-        self._manager.stop()
+        """Takes no new requests, gives those under way `grace_s` seconds, and frees the models. May be called again."""
+        if self._stopped:
+            return
+        self._stopped = True
+        if self._rest is not None:
+            if self._rest_thread.is_alive():
+                self._rest.shutdown()
+            self._rest.server_close()
+        self._grpc.stop(grace_s)
+        if self._follower is not None:
+            self._follower.stop()
+        self._requests.stop()
+        self._control.stop()
+        if self._batcher is not None:
+            self._batcher.stop()
+        self.manager.stop()
+
+    def _grpc_api(self) -> GrpcApi:
+        return GrpcApi(
+            self.manager,
+            self._predictor,
+            self._metrics,
+            self._requests,
+            self._control,
+            receive_s=self._options.request_s,
+        )
+
+
+def _batcher(options: ServerOptions) -> Batcher | None:
+    if not options.batching:
+        return None
+    if options.batching_parameters is None:
+        return Batcher(BatchingParameters())
+    return Batcher(BatchingParameters.from_file(options.batching_parameters))

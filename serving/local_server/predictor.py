@@ -1,10 +1,13 @@
 """Predictor: answers PredictRequest and GetModelMetadataRequest, for gRPC and REST alike."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
 
-from serving.local_server.servable import DEFAULT_SIGNATURE
+from serving.local_server.batcher import Batcher
+from serving.local_server.servable import DEFAULT_SIGNATURE, Servable
 from serving.local_server.serving_error import invalid_argument
 from serving.local_server.serving_map import ServingMap
 from serving.local_server.tensor_codec import decode_tensor, encode_tensor
@@ -15,8 +18,14 @@ _SIGNATURE_DEF = "signature_def"
 class Predictor:
     """Computes answers with the version that a request means."""
 
-    def __init__(self, serving: ServingMap) -> None:
+    def __init__(self, serving: ServingMap, *, batcher: Batcher | None = None, tensor_content: bool = False) -> None:
+        """Args:
+        batcher: Computes requests together; None computes each by itself.
+        tensor_content: Whether answers hold `tensor_content` instead of repeated values.
+        """
         self._serving = serving
+        self._batcher = batcher
+        self._tensor_content = tensor_content
 
     def predict(self, request: Any) -> Any:
         """The PredictResponse to a PredictRequest; its model_spec tells the version and signature that were used.
@@ -28,13 +37,40 @@ class Predictor:
         with self._serving.servable(request.model_spec) as (version, servable):
             signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
             inputs = {name: decode_tensor(name, proto) for name, proto in request.inputs.items()}
-            outputs = servable.predict(signature_name, inputs, request.output_filter)
+            outputs = self.outputs(servable, signature_name, inputs, request.output_filter)
         response.model_spec.name = request.model_spec.name
         response.model_spec.signature_name = signature_name
         response.model_spec.version.value = version
         for name, array in outputs.items():
-            encode_tensor(array, response.outputs[name])
+            encode_tensor(array, response.outputs[name], as_content=self._tensor_content)
         return response
+
+    def outputs(
+        self,
+        servable: Servable,
+        signature_name: str,
+        inputs: Mapping[str, np.ndarray],
+        output_filter: Sequence[str] = (),
+    ) -> dict[str, np.ndarray]:
+        """Outputs of a signature by name, computed together with other requests' where that is wanted and possible.
+
+        Raises:
+            ServingError: As `Servable.predict`, and what `Batcher.submit` raises.
+        """
+        servable.check(signature_name, inputs, output_filter)
+        rows = {len(array) if array.ndim else None for array in inputs.values()}
+        if self._batcher is None or len(rows) != 1 or not next(iter(rows)):
+            outputs = servable.compute(signature_name, inputs)
+        else:
+            shapes = tuple((name, array.dtype.str, array.shape[1:]) for name, array in sorted(inputs.items()))
+            future = self._batcher.submit(
+                (id(servable), signature_name, shapes),
+                lambda merged: servable.compute(signature_name, merged),
+                inputs,
+                next(iter(rows)) or 0,
+            )
+            outputs = future.result()
+        return {name: outputs[name] for name in output_filter} if output_filter else outputs
 
     def metadata(self, request: Any) -> Any:
         """The GetModelMetadataResponse to a GetModelMetadataRequest: the signatures, the only field there is.

@@ -38,6 +38,11 @@ class RequestMetrics:
         finally:
             self._record((model_name, api, entrypoint), status, (time.perf_counter() - start) * 1e6)
 
+    def count(self, model_name: str, status: grpc.StatusCode) -> None:
+        """Counts a request that was refused before anything was computed; `model_name` "" if it isn't known."""
+        with self._lock:
+            self._counts[model_name, status.name] += 1
+
     def page(self) -> str:
         """All counters in Prometheus' text format."""
         with self._lock:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import time
 import urllib.parse
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +13,10 @@ from google.protobuf import json_format
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2
 
 from serving.local_server.json_codec import inputs_from_json, outputs_to_json, parse_body
-from serving.local_server.model_service import model_status
+from serving.local_server.model_status import model_status
 from serving.local_server.predictor import Predictor
 from serving.local_server.request_metrics import RequestMetrics
+from serving.local_server.request_queue import RequestQueue
 from serving.local_server.servable import DEFAULT_SIGNATURE
 from serving.local_server.serving_error import ServingError, invalid_argument
 from serving.local_server.serving_map import ServingMap
@@ -54,10 +56,24 @@ class RestResponse:
 class RestApi:
     """Routes a request and answers it as TensorFlow Serving does."""
 
-    def __init__(self, serving: ServingMap, predictor: Predictor, metrics: RequestMetrics) -> None:
+    def __init__(
+        self,
+        serving: ServingMap,
+        predictor: Predictor,
+        metrics: RequestMetrics,
+        requests: RequestQueue,
+        *,
+        timeout_s: float,
+    ) -> None:
+        """Args:
+        requests: Computes what POST asks for.
+        timeout_s: Seconds within which that succeeds or fails.
+        """
         self._serving = serving
         self._predictor = predictor
         self._metrics = metrics
+        self._requests = requests
+        self._timeout_s = timeout_s
 
     def answer(self, method: str, path: str, body: bytes) -> RestResponse:
         """The answer to a request; every error is JSON: {"error": ...}."""
@@ -79,7 +95,7 @@ class RestApi:
         spec = _model_spec(match)
         if method == "POST":
             api = match["method"].capitalize()
-            return self._observed(spec.name, api, lambda: self._call(spec, match["method"].lower(), body))
+            return self._observed(spec.name, api, lambda: self._queued(spec, match["method"].lower(), body))
         if match["metadata"]:
             return self._observed(spec.name, "GetModelMetadata", lambda: self._metadata(spec))
         return self._status(spec)
@@ -87,6 +103,17 @@ class RestApi:
     def _observed(self, name: str, api: str, answer: Callable[[], bytes]) -> bytes:
         with self._metrics.observe(name, api, "REST"):
             return answer()
+
+    def _queued(self, spec: Any, method: str, body: bytes) -> bytes:
+        deadline = time.monotonic() + self._timeout_s
+        future = self._requests.submit(lambda: self._call(spec, method, body), deadline)
+        try:
+            return future.result(self._timeout_s)
+        except TimeoutError as error:
+            future.cancel()
+            raise ServingError(
+                grpc.StatusCode.DEADLINE_EXCEEDED, f"the request was not answered within {self._timeout_s:g} s"
+            ) from error
 
     def _call(self, spec: Any, method: str, body: bytes) -> bytes:
         if method != "predict":
@@ -99,7 +126,7 @@ class RestApi:
             if signature_name not in servable.signatures:
                 raise invalid_argument(f'Serving signature name: "{signature_name}" not found in signature def')
             inputs = inputs_from_json(document, servable.signature(signature_name).inputs)
-            outputs = servable.predict(signature_name, inputs)
+            outputs = self._predictor.outputs(servable, signature_name, inputs)
         return outputs_to_json(outputs, by_row="instances" in document)
 
     def _metadata(self, spec: Any) -> bytes:

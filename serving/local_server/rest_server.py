@@ -1,83 +1,141 @@
 """RestServer: the REST interface over HTTP."""
 
 import http.server
+import io
 import ipaddress
 import logging
 import socket
+import threading
+import time
 from typing import Any
 
 from serving.local_server.rest_api import RestApi, RestResponse, error_response
-
-MAX_BODY_BYTES = 64 * 2**20
-"""Largest body taken."""
-
-_IDLE_S = 60.0
-"""A connection on which nothing comes for so long is closed: each holds a thread."""
+from serving.local_server.server_options import ServerOptions
 
 _log = logging.getLogger(__name__)
 
 
 class RestServer(http.server.ThreadingHTTPServer):
-    """Serves a RestApi, a thread for each connection."""
+    """Serves a RestApi, a thread for each connection.
+
+    The connections are bounded in number and each in time: one without a request is closed after `idle_s`, and a
+    request has `request_s` from its first byte to its last, however slowly its bytes come, and as long for its answer
+    to be read.
+    """
 
     daemon_threads = True
 
-    def __init__(self, host: str, port: int, api: RestApi) -> None:
-        """Binds at once; `port` 0 takes a free one, see `server_port`.
+    def __init__(self, options: ServerOptions, api: RestApi) -> None:
+        """Binds `options.rest_port` at once; 0 takes a free one, see `server_port`.
 
         Raises:
             OSError: The address can't be bound.
         """
-        if ":" in host and ipaddress.ip_address(host).version == 6:
+        if ":" in options.host and ipaddress.ip_address(options.host).version == 6:
             self.address_family = socket.AF_INET6
         self.api = api
-        super().__init__((host, port), _Handler)
+        self.options = options
+        self._places = threading.BoundedSemaphore(options.rest_connections)
+        super().__init__((options.host, options.rest_port or 0), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Hands a connection to a thread of its own, if there is a place left."""
+        if self._places.acquire(blocking=False):
+            super().process_request(request, client_address)
+            return
+        response = error_response(503, f"{self.options.rest_connections} connections are open, no more are taken")
+        request.settimeout(0.0)  # nobody waits for a client here; its kernel takes so little at once
+        try:
+            request.sendall(_message(response, close=True))
+        except OSError as error:
+            _log.debug("Could not refuse %s: %s", client_address, error)
+        self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         _log.info("REST connection of %s broke off", client_address, exc_info=True)
 
 
+class _Incoming(io.RawIOBase):
+    """What comes on a socket until a time that may be moved."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self.until = 0.0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left_s = self.until - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("too slow")
+        self._connection.settimeout(left_s)
+        return self._connection.recv_into(buffer)
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # connections stay open
-    timeout = _IDLE_S
-    # One segment for an answer, sent at once: otherwise head and body wait 40 ms for each other.
-    wbufsize = -1
-    disable_nagle_algorithm = True
+    disable_nagle_algorithm = True  # else an answer's head and body wait 40 ms for each other
     server: RestServer
 
-    def do_GET(self) -> None:
-        self._answer()
+    def setup(self) -> None:
+        super().setup()
+        self._incoming = _Incoming(self.connection)
+        self.rfile.close()
+        self.rfile = self._reader = io.BufferedReader(self._incoming, 65536)
 
-    def do_POST(self) -> None:
-        self._answer()
-
-    def do_PUT(self) -> None:
-        self._answer()
-
-    def do_DELETE(self) -> None:
-        self._answer()
+    def handle_one_request(self) -> None:
+        self.command, self.request_version, self.requestline = "", self.protocol_version, ""
+        begun = False
+        try:
+            self._incoming.until = time.monotonic() + self.server.options.idle_s
+            begun = bool(self._reader.peek(1))
+            self._incoming.until = time.monotonic() + self.server.options.request_s
+            self.raw_requestline = self.rfile.readline(65537)
+            if not self.raw_requestline:
+                self.close_connection = True
+            elif len(self.raw_requestline) > 65536:
+                self.send_error(414, "the request's first line has more than 65536 bytes")
+            elif self.parse_request():
+                self._route()
+        except TimeoutError:
+            self.close_connection = True
+            if begun:
+                self.send_error(408, f"the request did not arrive within {self.server.options.request_s:g} s")
 
     def handle_expect_100(self) -> bool:
-        proceed = super().handle_expect_100()
-        self.wfile.flush()  # else curl waits a second before it sends a large body
-        return proceed
+        self._send_bytes(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return True
 
     def log_message(self, format: str, *args: Any) -> None:
         _log.debug(format, *args)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answers what isn't HTTP at all; as JSON, like every other error."""
+        """Answers what can't be answered otherwise; as JSON, like every other error."""
         self.close_connection = True
         self._send(error_response(int(code), message or self.responses.get(code, ("error", ""))[0]))
 
+    def _route(self) -> None:
+        if self.command in ("GET", "POST", "PUT", "DELETE"):
+            self._answer()
+        else:
+            self.send_error(501, f"Unsupported method ({self.command!r})")
+
     def _answer(self) -> None:
         length = self.headers.get("Content-Length", "0")
+        most = self.server.options.max_message_bytes
         if "Transfer-Encoding" in self.headers:
             self.send_error(411, "send the body with a Content-Length, not chunked")
         elif not (length.isascii() and length.isdigit()):
             self.send_error(400, f"Content-Length must be a number of bytes, got {length!r}")
-        elif int(length[:20]) > MAX_BODY_BYTES:
-            self.send_error(413, f"body of {length[:20]} bytes; at most {MAX_BODY_BYTES} are taken")
+        elif int(length[:20]) > most:
+            self.send_error(413, f"body of {length[:20]} bytes; at most {most} are taken")
         else:
             body = self.rfile.read(int(length))
             if len(body) < int(length):
@@ -91,11 +149,22 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send(response)
 
     def _send(self, response: RestResponse) -> None:
-        self.send_response_only(response.status)
-        self.send_header("Content-Type", response.content_type)
-        self.send_header("Content-Length", str(len(response.body)))
-        if self.close_connection:
-            self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(response.body)
-        self.wfile.flush()
+        self._send_bytes(_message(response, close=self.close_connection))
+
+    def _send_bytes(self, content: bytes) -> None:
+        self.connection.settimeout(self.server.options.request_s)  # of all of it, not of each part
+        try:
+            self.connection.sendall(content)
+        except TimeoutError as error:
+            raise ConnectionAbortedError("the client does not read its answer") from error
+
+
+def _message(response: RestResponse, *, close: bool) -> bytes:
+    reason = http.server.BaseHTTPRequestHandler.responses.get(response.status, ("Error", ""))[0]
+    head = [
+        f"HTTP/1.1 {response.status} {reason}",
+        f"Content-Type: {response.content_type}",
+        f"Content-Length: {len(response.body)}",
+        *(["Connection: close"] if close else []),
+    ]
+    return "\r\n".join([*head, "", ""]).encode() + response.body

@@ -9,6 +9,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
+from serving.local_server.graph_pool import GraphPool
+from serving.local_server.graph_session import GraphSession
 from serving.local_server.serving_error import ServingError, invalid_argument
 from serving.local_server.tensor_codec import decode_tensor
 
@@ -16,34 +18,39 @@ DEFAULT_SIGNATURE = "serving_default"
 WARM_UP_FILE = "assets.extra/tf_serving_warmup_requests"
 MAX_WARM_UP_RECORDS = 1000
 
+_Expected = dict[str, tuple[np.dtype, tf.TensorShape]]
+"""Type and shape of each input of a signature."""
+
 _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class Servable:
-    """A SavedModel in a graph and session of its own, loaded by the loader that TensorFlow Serving uses.
+    """A SavedModel in a session of its own, loaded as TensorFlow Serving loads it.
 
-    That loader refuses exports that only `tf.saved_model.load` can read. The session's callables also disturb requests
-    less than concrete functions do while another version loads. Safe to use from many threads.
+    So exports are refused that only `tf.saved_model.load` can read. The session's callables also disturb requests less
+    than concrete functions do while another version loads. Safe to use from many threads.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, graphs: GraphPool | None = None) -> None:
         """Loads the SavedModel in the folder `path`.
+
+        Args:
+            graphs: Where versions with the same graph find it; by default there are no others.
 
         Raises:
             OSError, tf.errors.OpError, ValueError, RuntimeError: It can't be loaded.
         """
         self.path = path
-        self._callables: dict[str, Any] = {}
-        graph = tf.Graph()
-        self._session = tf.compat.v1.Session(graph=graph)
+        self._graphs = GraphPool() if graphs is None else graphs
+        self._key, self._graph = self._graphs.acquire(path)
         try:
-            with graph.as_default():
-                meta_graph = tf.compat.v1.saved_model.load(self._session, [tf.saved_model.SERVING], str(path))
+            self._session = self._graph.open(path)
         except BaseException:
-            self._session.close()
+            self._graphs.release(self._key)
             raise
-        self.signatures: dict[str, Any] = dict(meta_graph.signature_def)
+        self.signatures: dict[str, Any] = self._graph.signatures
         """Name -> SignatureDef."""
+        self._expected = {name: _expected(signature) for name, signature in self.signatures.items()}
 
     def signature(self, name: str) -> Any:
         """The SignatureDef called `name`, the default one for "".
@@ -65,19 +72,23 @@ class Servable:
             ServingError: INVALID_ARGUMENT if inputs or filter don't fit the signature, FAILED_PRECONDITION if there is
                 no such signature, and what TensorFlow reports when it computes.
         """
-        signature = self.signature(signature_name)
-        _check_inputs(signature, inputs)
-        _check_outputs(signature, output_filter)
-        feeds = (inputs[name] for name in sorted(signature.inputs))
-        try:
-            values = self._callable(signature_name or DEFAULT_SIGNATURE)(*feeds)
-        except tf.errors.OpError as error:
-            code = _STATUS_CODES.get(error.error_code, grpc.StatusCode.UNKNOWN)
-            raise ServingError(code, error.message) from error
-        # A string without dimensions comes as bytes, which numpy would take for text of fixed width.
-        arrays = (np.asarray(value, object if isinstance(value, bytes) else None) for value in values)
-        outputs = dict(zip(sorted(signature.outputs), arrays, strict=True))
+        self.check(signature_name, inputs, output_filter)
+        outputs = self.compute(signature_name, inputs)
         return {name: outputs[name] for name in output_filter} if output_filter else outputs
+
+    def check(self, signature_name: str, inputs: Mapping[str, np.ndarray], output_filter: Sequence[str] = ()) -> None:
+        """Raises what `predict` does before it computes."""
+        signature = self.signature(signature_name)
+        _check_inputs(self._expected[signature_name or DEFAULT_SIGNATURE], inputs)
+        _check_outputs(signature, output_filter)
+
+    def compute(self, signature_name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """All outputs by name, of inputs that `check` lets pass.
+
+        Raises:
+            ServingError: What TensorFlow reports.
+        """
+        return self._compute(self._session, signature_name, inputs)
 
     def warm_up(self) -> int:
         """Answers the requests that the export brings with it, so that the first real one isn't slow; returns how many.
@@ -86,6 +97,45 @@ class Servable:
             ServingError: A request can't be answered, isn't a PredictLog, or there are more than 1000.
             tf.errors.OpError: The file is damaged.
         """
+        return self._warm_up(self._session)
+
+    def prepare_next(self) -> bool:
+        """Prepares a session for the next version with the same graph, so that it loads fast; whether there was a need.
+
+        Raises:
+            As the constructor and `warm_up`.
+        """
+        if not self._graph.reusable or self._graph.has_spare:
+            return False
+        session = self._graph.open(self.path)
+        try:
+            self._warm_up(session)
+        except BaseException:
+            session.close()
+            raise
+        self._graph.give_back(session)
+        return True
+
+    def close(self) -> None:
+        """Frees the version. No request may be under way."""
+        self._graph.give_back(self._session)
+        self._graphs.release(self._key)
+
+    def _compute(
+        self, session: GraphSession, signature_name: str, inputs: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        signature = self.signature(signature_name)
+        feeds = [inputs[name] for name in sorted(signature.inputs)]
+        try:
+            values = session.run(signature_name or DEFAULT_SIGNATURE, feeds)
+        except tf.errors.OpError as error:
+            code = _STATUS_CODES.get(error.error_code, grpc.StatusCode.UNKNOWN)
+            raise ServingError(code, error.message) from error
+        # A string without dimensions comes as bytes, which numpy would take for text of fixed width.
+        arrays = (np.asarray(value, object if isinstance(value, bytes) else None) for value in values)
+        return dict(zip(sorted(signature.outputs), arrays, strict=True))
+
+    def _warm_up(self, session: GraphSession) -> int:
         path = self.path / WARM_UP_FILE
         if not path.exists():
             return 0
@@ -103,44 +153,34 @@ class Servable:
                 )
             request = log.predict_log.request
             inputs = {name: decode_tensor(name, proto) for name, proto in request.inputs.items()}
-            self.predict(request.model_spec.signature_name, inputs, request.output_filter)
+            self.check(request.model_spec.signature_name, inputs, request.output_filter)
+            self._compute(session, request.model_spec.signature_name, inputs)
         return count
 
-    def close(self) -> None:
-        """Frees variables and graph. No request may be under way."""
-        self._callables.clear()
-        self._session.close()
 
-    def _callable(self, signature_name: str) -> Any:
-        """One for each signature, not for each output filter: callers choose those, and there are many."""
-        # Two threads may make the same one at the same time; either is good.
-        if signature_name not in self._callables:
-            signature = self.signatures[signature_name]
-            self._callables[signature_name] = self._session.make_callable(
-                [signature.outputs[name].name for name in sorted(signature.outputs)],
-                feed_list=[signature.inputs[name].name for name in sorted(signature.inputs)],
-            )
-        return self._callables[signature_name]
+def _expected(signature: Any) -> _Expected:
+    return {
+        name: (np.dtype(tf.dtypes.as_dtype(info.dtype).as_numpy_dtype), tf.TensorShape(info.tensor_shape))
+        for name, info in signature.inputs.items()
+    }
 
 
-def _check_inputs(signature: Any, inputs: Mapping[str, np.ndarray]) -> None:
-    sent, expected = set(inputs), set(signature.inputs)
-    if sent != expected:
+def _check_inputs(expected: _Expected, inputs: Mapping[str, np.ndarray]) -> None:
+    if inputs.keys() != expected.keys():
+        sent, wanted = set(inputs), set(expected)
         raise invalid_argument(
-            f"input size does not match signature: {len(sent)}!={len(expected)} len({_names(sent)}) != "
-            f"len({_names(expected)}). Sent extra: {_names(sent - expected)}. "
-            f"Missing but required: {_names(expected - sent)}."
+            f"input size does not match signature: {len(sent)}!={len(wanted)} len({_names(sent)}) != "
+            f"len({_names(wanted)}). Sent extra: {_names(sent - wanted)}. "
+            f"Missing but required: {_names(wanted - sent)}."
         )
     for name, array in inputs.items():
-        info = signature.inputs[name]
-        dtype = tf.dtypes.as_dtype(info.dtype)
+        dtype, shape = expected[name]
         # The session would cast silently, floats to ids included.
-        if array.dtype != dtype.as_numpy_dtype:
-            raise invalid_argument(f"input {name!r} has type {array.dtype}, the signature expects {dtype.name}")
-        if not tf.TensorShape(info.tensor_shape).is_compatible_with(array.shape):
-            raise invalid_argument(
-                f"input {name!r} has shape {array.shape}, the signature expects {tf.TensorShape(info.tensor_shape)}"
-            )
+        if array.dtype != dtype:
+            wanted_name = "string" if dtype.hasobject else dtype.name
+            raise invalid_argument(f"input {name!r} has type {array.dtype}, the signature expects {wanted_name}")
+        if not shape.is_compatible_with(array.shape):
+            raise invalid_argument(f"input {name!r} has shape {array.shape}, the signature expects {shape}")
 
 
 def _check_outputs(signature: Any, outputs: Sequence[str]) -> None:

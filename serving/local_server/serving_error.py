@@ -1,7 +1,5 @@
 """ServingError: an error as TensorFlow Serving reports it."""
 
-from typing import Any
-
 import grpc
 
 _MAX_DETAILS_BYTES = 2000
@@ -21,8 +19,7 @@ def invalid_argument(message: str) -> ServingError:
     return ServingError(grpc.StatusCode.INVALID_ARGUMENT, message)
 
 
-def abort(context: grpc.ServicerContext, error: ServingError) -> Any:
-    """Ends a gRPC request with `error`: raises, as grpc wants it."""
+def details(error: ServingError) -> str:
+    """The message as a gRPC status may carry it."""
     # Details travel percent-encoded in a header, and gRPC refuses headers of more than 8 KB.
-    details = error.message.encode()[:_MAX_DETAILS_BYTES].decode(errors="ignore")
-    return context.abort(error.code, details)
+    return error.message.encode()[:_MAX_DETAILS_BYTES].decode(errors="ignore")

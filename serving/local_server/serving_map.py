@@ -88,6 +88,11 @@ class ServingMap:
         with self._lock:
             return set(self._loaded.get(name, ()))
 
+    def labels(self) -> dict[tuple[str, str], int]:
+        """(model, label) -> version."""
+        with self._lock:
+            return dict(self._labels)
+
     def set_labels(self, labels: Mapping[tuple[str, str], int]) -> None:
         """Replaces all labels: (model, label) -> version."""
         with self._lock:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import grpc
+from tensorflow_serving.apis import model_pb2
 
 from serving.local_server.model_config import ModelConfig
 from serving.local_server.servable import Servable
@@ -37,7 +38,13 @@ class VersionManager:
     """
 
     def __init__(
-        self, load: Callable[[Path], Servable] = Servable, *, poll_s: float = 1.0, retry_s: float = RETRY_S
+        self,
+        load: Callable[[Path], Servable] = Servable,
+        *,
+        poll_s: float = 1.0,
+        retry_s: float = RETRY_S,
+        labels_before_versions: bool = False,
+        prepare: Callable[[Servable], object] | None = None,
     ) -> None:
         """Does nothing until `start`.
 
@@ -45,12 +52,19 @@ class VersionManager:
             load: Makes a servable from a version's folder.
             poll_s: Seconds between two looks at the disk.
             retry_s: Seconds between two attempts to load the same version.
+            labels_before_versions: Whether a label that is new may name a version that isn't available yet, as with
+                TensorFlow Serving's --allow_version_labels_for_unavailable_models. An old one never moves to such a
+                version.
+            prepare: Called with the newest servable of each model at each look, to ready what the next one will need.
         """
         self.serving = ServingMap()
         """What requests read."""
         self._load = load
         self._poll_s = poll_s
         self._retry_s = retry_s
+        self._labels_before_versions = labels_before_versions
+        self._prepare = prepare
+        self._unprepared: dict[str, int] = {}
         self._pass_lock = threading.Lock()  # one pass at a time; held while a model loads
         self._configs: dict[str, ModelConfig] = {}
         self._failures: dict[tuple[str, int], _Failure] = {}
@@ -115,7 +129,9 @@ class VersionManager:
                 raise invalid_argument(f"Illegal to list model {config.name} multiple times in config list")
             by_name[config.name] = config
             for label, version in config.labels.items():
-                if version not in self.serving.versions(config.name):
+                known = self.serving.labels().get((config.name, label))
+                may_wait = self._labels_before_versions and known in (None, version)
+                if version not in self.serving.versions(config.name) and not may_wait:
                     raise ServingError(
                         grpc.StatusCode.FAILED_PRECONDITION,
                         f"Request to assign label to version {version} of model {config.name}, "
@@ -129,12 +145,36 @@ class VersionManager:
         while not self._stopped.wait(self._poll_s):
             with self._pass_lock:
                 self._pass()
+                self._prepare_next()
+
+    def _prepare_next(self) -> None:
+        """Readies what the next version of each model will need; nothing waits for that."""
+        if self._prepare is None or self.serving.has_retired():  # what is retired is of use as soon as it is free
+            return
+        for name in self._configs:
+            version = max(self.serving.versions(name), default=None)
+            if version is None or self._unprepared.get(name) == version:
+                continue
+            self._unprepared[name] = version
+            spec = model_pb2.ModelSpec(name=name)
+            spec.version.value = version
+            try:
+                with self.serving.servable(spec) as (_, servable):
+                    self._prepare(servable)
+            except Exception as error:  # the model serves all the same; the next load shows what is wrong
+                _log.warning("Could not prepare for the version after %d of model %s: %s", version, name, error)
+            else:
+                del self._unprepared[name]
 
     def _pass(self) -> None:
+        self._free()  # what a version that was retired in the last pass held is of use to one that is loaded in this
         for config in self._configs.values():
             self._follow(config)
         for name in self.serving.models() - set(self._configs):
             self._retire_all_but(name, set())
+        self._free()
+
+    def _free(self) -> None:
         freed = self.serving.free_retired()
         if freed:
             gc.collect()  # graphs hold themselves in circles; left to itself Python keeps dozens of them

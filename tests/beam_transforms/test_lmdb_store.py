@@ -78,6 +78,26 @@ def test_what_expired_leaves_the_folder(tmp_path):
         assert len(kept) == len(SMALL_SCHEMA.stored) and store.request(1)[0].tolist() == [10]
 
 
+def test_vectors_that_expired_leave_the_folder(tmp_path):
+    """Each hour has rooms and a version of its own; version 3 alone is served, room 10 alone stays live."""
+    hours = (ROOM_MEMORY_MS + SLACK_MS) // 3_600_000
+    with open_online_store(tmp_path, readonly=False) as store:
+        store.set_served({"stable": 3}, {3: 2})
+        for number in range(30):
+            as_of_ms = BEGIN_MS + number * 3_600_000
+            rooms = ROOMS + 100 * number
+            filled = tables(SMALL_SCHEMA, rooms, USERS, as_of_ms, seed=number)
+            store.write(SMALL_SCHEMA, as_of_ms, filled, ROOMS[:1])
+            for version in (3, 100 + number):
+                store.write_foresight(version, rooms, np.ones((6, 2)), as_of_ms)
+        kept = {key[1:] for key in _content_of(store) if key[:1] == b"\x02"}
+        rooms = {int.from_bytes(key[8:], "big") for key in kept if key[:8] == (3).to_bytes(8, "big")}
+        recent = {int(room) + 100 * number for number in range(29 - hours, 30) for room in ROOMS}
+        assert rooms == {10, *recent}
+        assert store.foresight_versions == (3, *(100 + number for number in range(29 - hours, 30)))
+        assert store.rank_request(1).has_foresight.all()
+
+
 def _content_of(store):
     with store._environment.begin() as transaction:
         return dict(transaction.cursor())

@@ -83,6 +83,22 @@ def test_no_room_and_a_room_that_is_not_live(location):
             store.request(1, [10, 99])
 
 
+def test_a_reader_that_is_open_finds_what_is_new(location):
+    """A room that went live, and a label that was set, after its last request."""
+    fill(location)
+    with open_online_store(location, readonly=False) as writer, open_online_store(location) as reader:
+        assert reader.rank_request(1).version is None
+        rooms = np.array([*ROOMS, 77])
+        writer.write(SMALL_SCHEMA, NEXT_MS, tables(SMALL_SCHEMA, [77], [], NEXT_MS, seed=0), rooms)
+        assert reader.request(1, [77])[0].tolist() == [77]
+        writer.set_served({"stable": 1}, {1: 0})
+        assert reader.rank_request(1).version == 1
+        writer.set_served({"canary": 2}, {2: 0})
+        assert reader.rank_request(1, label="canary").version == 2
+        with pytest.raises(ValueError, match="the room isn't live"):
+            reader.request(1, [78])
+
+
 def test_a_window_changes_its_records_and_leaves_the_others(location):
     first = fill(location)
     with open_online_store(location, readonly=False) as writer, open_online_store(location) as reader:
@@ -261,8 +277,10 @@ def test_a_record_beyond_memory_stands_for_nothing(location):
     """A record that wasn't swept yet: entered_authors, too, is that of a user who was never seen."""
     fill(location)
     with open_online_store(location, readonly=False) as store:
-        store.write(SMALL_SCHEMA, BEGIN_MS + MEMORY_MS, {}, ROOMS)
+        store.write(SMALL_SCHEMA, BEGIN_MS + MEMORY_MS - 1, {}, ROOMS)
         assert (store.request(1)[1]["entered_authors"] >= 0).all()
+        store.write(SMALL_SCHEMA, BEGIN_MS + MEMORY_MS, {}, ROOMS)  # the newest entry is a millisecond before BEGIN_MS
+        assert (store.request(1)[1]["entered_authors"] == PADDING_ID).all()
         store.write(SMALL_SCHEMA, BEGIN_MS + MEMORY_MS + WINDOW_MS, {}, ROOMS)
         _, inputs = store.request(1)
         assert (inputs["entered_authors"] == PADDING_ID).all()

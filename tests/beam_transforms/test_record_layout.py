@@ -4,8 +4,14 @@ import lmdb
 import numpy as np
 import pytest
 
+from beam_transforms.columnar import take
+from beam_transforms.impressions import IMPRESSION_COLUMNS
+from beam_transforms.labels import FastWindow
+from beam_transforms.local_stages import LocalStages
 from beam_transforms.online_store import open_online_store
 from beam_transforms.record_layout import layouts
+from beam_transforms.schema import LIVE_SCHEMA, PADDING_ID, EventKind, schema_from_json, schema_to_json
+from tests.beam_transforms.event_logs import NOON_MS, log
 from tests.beam_transforms.stored_tables import (
     BEGIN_MS,
     NEXT_MS,
@@ -95,7 +101,7 @@ def test_a_record_of_another_length_is_an_error(location):
         store.request(1)
 
 
-@pytest.mark.parametrize("content", [b"", b"no head", b'{"format": 9}\n', b'{"format": 1, "live_rooms": 0}\n'])
+@pytest.mark.parametrize("content", [b"", b"no head", b'{"format": 1}\n', b'{"format": 2, "live_rooms": 0}\n'])
 def test_a_damaged_head_is_an_error(location, content):
     fill(location)
     for name, value in ((b"stamp", b"x"), (b"head", content)):
@@ -122,3 +128,35 @@ def test_a_foreign_store_is_an_error(tmp_path, redis_location):
         open_online_store(redis_location)
     with pytest.raises(ValueError, match="no such online store"):
         open_online_store("mysql://host/x")
+
+
+def test_equal_schemas_have_the_same_layouts():
+    again = schema_from_json(schema_to_json(SMALL_SCHEMA))
+    assert again is not SMALL_SCHEMA and layouts(again) is layouts(SMALL_SCHEMA)
+    assert layouts(WIDE_SCHEMA)[("live_id",)].version != layouts(SMALL_SCHEMA)[("live_id",)].version
+    with pytest.raises(TypeError):
+        layouts(SMALL_SCHEMA)[("live_id",)] = None
+
+
+@pytest.mark.parametrize(("days", "remembered"), [(29, True), (30, True), (31, False)])
+def test_entries_are_forgotten_by_examples_and_store_alike(days, remembered):
+    """A user who entered one room, and since then only liked: the record is of day 20, read on another day."""
+    day = 86_400
+    liked = [(EventKind.LIKE, second, 1, 7, 70, 1) for second in (40, 10 * day, 20 * day)]
+    past = log((EventKind.ENTER, 30, 1, 7, 70, 1), *liked)
+    shown = log((EventKind.EXPOSURE, days * day + 30, 1, 7, 70, 1))
+    impressions = {name: shown[name] for name in IMPRESSION_COLUMNS}
+    last_ms = NOON_MS + (days + 1) * day * 1000
+    tables = {"events": [past, shown], "impressions": [impressions]}
+    (example,) = LocalStages(LIVE_SCHEMA, FastWindow()).step(tables, last_ms)["examples"]["entered_authors"]
+
+    stages, layout, record = LocalStages(LIVE_SCHEMA, FastWindow()), layouts(LIVE_SCHEMA)[("user_id",)], None
+    for second in (60, 10 * day + 30, 20 * day + 30):
+        as_of_ms = NOON_MS + second * 1000
+        new = (past["timestamp_ms"] < as_of_ms) & (past["timestamp_ms"] >= as_of_ms - 60_000)
+        rows = stages.step({"events": [take(past, np.flatnonzero(new))]}, as_of_ms)["stored_user_id"]
+        (record,) = layout.records(rows, as_of_ms)
+    stored = layout.columns([record], NOON_MS + (days * day + 30) * 1000)
+    np.testing.assert_array_equal(stored["entered_authors"][0], example)
+    assert example.tolist()[-1] == (7 if remembered else PADDING_ID) and set(example.tolist()[:-1]) == {PADDING_ID}
+    assert "entered_last_ms" not in stored and stored["user_counts"][0, 0] == 0 and stored["user_counts"].any()

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from redis.connection import AbstractConnection
 
+from beam_transforms import redis_vectors
 from beam_transforms.local_redis import HOW_TO_INSTALL, LocalRedis
 from beam_transforms.online_store import SLACK_MS, open_online_store
 from beam_transforms.record_layout import layouts
 from beam_transforms.redis_store import RedisStore
-from beam_transforms.schema import MEMORY_MS, ROOM_MEMORY_MS
+from beam_transforms.schema import MEMORY_MS, ROOM_MEMORY_MS, WINDOW_MS
 from tests.beam_transforms.stored_tables import (
     BEGIN_MS,
     NEXT_MS,
@@ -53,6 +54,58 @@ def test_a_request_of_300_rooms_is_one_round_trip(redis_location, monkeypatch):
         trips.clear()
         store.request(2, [1, 2])
         assert len(trips) == 1
+
+
+def test_a_rank_request_of_300_rooms_is_one_round_trip(redis_location, monkeypatch):
+    rooms = np.arange(300)
+    fill(redis_location, rooms=rooms)
+    with open_online_store(redis_location, readonly=False) as writer, open_online_store(redis_location) as store:
+        writer.write_foresight(1, rooms, np.ones((300, 64)), BEGIN_MS)
+        writer.set_served({"stable": 1}, {1: 64})
+        store.rank_request(1)
+        trips = _count_trips(monkeypatch)
+        found = store.rank_request(2)
+        assert (found.has_foresight.sum(), len(trips)) == (300, 1)
+        writer.set_served({"stable": 2}, {2: 8})
+        trips.clear()
+        assert (store.rank_request(2).version, len(trips)) == (2, 3)  # what is served has changed
+        trips.clear()
+        assert (store.rank_request(2, [1, 2]).version, len(trips)) == (2, 1)
+
+
+def test_vectors_expire_in_redis_and_those_of_rooms_that_are_over_go(redis_location, monkeypatch):
+    monkeypatch.setattr(redis_vectors, "_SPARE", 3)
+    fill(redis_location)
+    client = client_of(redis_location)
+    with open_online_store(redis_location, readonly=False) as store:
+        for number in range(10):  # each window has six rooms of its own
+            rooms = ROOMS + 100 * number
+            as_of_ms = BEGIN_MS + number * WINDOW_MS
+            store.write(SMALL_SCHEMA, as_of_ms, tables(SMALL_SCHEMA, rooms, USERS, as_of_ms, seed=0), rooms)
+            store.write_foresight(4, rooms, np.ones((6, 2)), as_of_ms)
+            (name,) = client.keys("test:v:*:4")
+            assert client.hlen(name) <= 2 * 6 + 3
+        store.set_served({"stable": 4}, {4: 2})
+        assert store.rank_request(1).has_foresight.all()
+        expiry_ms = ROOM_MEMORY_MS + SLACK_MS
+        assert all(0 <= expiry_ms - client.pttl(key) < 60_000 for key in client.keys("test:v:*"))
+        client.delete(name)  # it expired: the set of versions may still name it
+        assert store.foresight_versions == () and not store.rank_request(1).has_foresight.any()
+
+
+def test_vectors_that_are_written_while_the_store_is_replaced_leave_nothing(redis_location, monkeypatch):
+    fill(redis_location)
+    with open_online_store(redis_location, readonly=False) as store:
+        write = store._vectors.write
+
+        def late(*arguments):
+            fill(redis_location, NEXT_MS)
+            write(*arguments)
+
+        monkeypatch.setattr(store._vectors, "write", late)
+        store.write_foresight(4, ROOMS, np.ones((6, 2)), BEGIN_MS)
+        assert store.foresight_versions == ()
+    assert client_of(redis_location).keys("test:v:*") == []
 
 
 def test_records_expire_in_redis_and_live_rooms_do_not(redis_location):

@@ -153,5 +153,8 @@ def served(request, tmp_path_factory, export_model) -> Iterator[Served]:
     model_dir = tmp_path_factory.mktemp("models")
     (model_dir / "first").mkdir()
     shutil.copytree(export_model(0.0), model_dir / "first" / "1")
-    with launch(model_dir, "first", kind=kind) as running, ModelServiceClient(running.address) as service:
+    with (
+        launch(model_dir, "first", kind=kind, options=["--poll-seconds", "0.1"]) as running,
+        ModelServiceClient(running.address) as service,
+    ):
         yield Served(running, service)

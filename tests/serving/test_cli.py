@@ -20,7 +20,7 @@ class FakeClient:
     calls: ClassVar[list] = []
     error: Exception | None = None
 
-    def __init__(self, address, model_name, store, *, deadline_s):
+    def __init__(self, address, model_name, store, *, deadline_s, root_certificates):
         self.arguments = (address, model_name)
 
     def __enter__(self):
@@ -29,12 +29,12 @@ class FakeClient:
     def __exit__(self, *_):
         pass
 
-    def rank(self, user_id, limit):
-        FakeClient.calls.append((*self.arguments, user_id, limit))
+    def rank(self, user_id, live_ids, limit, *, version, label):
+        FakeClient.calls.append((*self.arguments, user_id, limit, version, label))
         if FakeClient.error:
             raise FakeClient.error
         rooms = [RankedRoom(20, {"ctr": 0.5, "gtr": 0.25}, 0.75), RankedRoom(10, {"ctr": 0.125, "gtr": 0.0}, 0.125)]
-        return Ranking(user_id, 7, tuple(rooms[:limit]))
+        return Ranking(user_id, 7, tuple(rooms[:limit]), label, 1_750_000_020_000, 2)
 
 
 @pytest.fixture
@@ -48,16 +48,36 @@ def fake(monkeypatch):
 
 
 def test_commands():
-    assert sorted(command.name for command in COMMANDS) == ["rank", "serve"]
+    assert sorted(command.name for command in COMMANDS) == ["canary", "rank", "rooms", "serve"]
 
 
 def test_rank_prints_a_table(fake):
     result = CliRunner().invoke(rank, ["--user", "3", "--address", "host:1", "--model-name", "m"])
     assert result.exit_code == 0
-    assert "Rooms for user 3, model version 7" in result.output
     assert [text for text in ("ctr", "gtr", "0.750", "0.125") if text not in result.output] == []
     assert result.output.index("0.750") < result.output.index("0.125")
-    assert fake.calls == [("host:1", "m", 3, 10)]
+    assert result.output.splitlines()[:3] == [
+        "Rooms for user 3, model version 7 (stable)",
+        "foresight as of 2025-06-15 15:07:00 UTC",
+        "rooms without stored foresight, scored from raw features: 2",
+    ]
+    assert fake.calls == [("host:1", "m", 3, 10, None, "stable")]
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"), [(["--version", "7"], (7, "stable")), (["--label", "canary"], (None, "canary"))]
+)
+def test_rank_asks_for_a_version_or_a_label(fake, options, asked):
+    assert CliRunner().invoke(rank, ["--user", "3", *options]).exit_code == 0
+    assert fake.calls[0][-2:] == asked
+
+
+def test_foresight_rank_does_as_the_command(fake):
+    import foresight
+
+    ranking = foresight.rank(3, limit=1, label="canary", address="host:1")
+    assert [room.live_id for room in ranking.rooms] == [20]
+    assert fake.calls == [("host:1", "live_ranker", 3, 1, None, "canary")]
 
 
 def test_rank_prints_json(fake):
@@ -66,6 +86,9 @@ def test_rank_prints_json(fake):
         "version": 7,
         "user_id": 3,
         "rooms": [{"live_id": 20, "scores": {"ctr": 0.5, "gtr": 0.25}, "score": 0.75}],
+        "label": "stable",
+        "foresight_end_ms": 1_750_000_020_000,
+        "rooms_by_default": 2,
     }
 
 
@@ -90,7 +113,16 @@ def test_rank_with_a_store_that_does_not_answer_ends_with_a_clear_error():
     assert "secret" not in result.output and "Traceback" not in result.output
 
 
-@pytest.mark.parametrize("arguments", [[], ["--user", "x"], ["--user", "1", "--limit", "0"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--user", "x"],
+        ["--user", "1", "--limit", "0"],
+        ["--user", "1", "--version", "2", "--label", "canary"],
+        ["--user", "1", "--root-certificates", "no-such-file.pem"],
+    ],
+)
 def test_rank_refuses_wrong_usage(arguments):
     assert CliRunner().invoke(rank, arguments).exit_code == 2
 

@@ -201,3 +201,86 @@ def test_a_damaged_mark_is_an_error_that_names_it(export_model, tmp_path, manife
         PublishError, match=r"\.last_version must hold the number of the last version, it holds 'seven'"
     ):
         publish(export_model(0.0), tmp_path, manifest, warmup)
+
+
+def test_the_oldest_versions_are_removed(export_model, tmp_path, manifest, warmup):
+    base = tmp_path / "ranker"
+    for _ in range(4):
+        publish(export_model(0.0), tmp_path, manifest, warmup, keep=2)
+    assert visible(tmp_path) == ["3", "4"]
+    (base / "1").mkdir()  # no manifest: someone else's, neither counted nor removed
+    (base / "2").symlink_to(base / "3")
+    shutil.copytree(base / "3", base / "003")
+    assert publish(export_model(0.0), tmp_path, manifest, warmup, keep=2, protected=[3]) == 5
+    assert visible(tmp_path) == ["003", "1", "2", "3", "4", "5"]
+    assert publish(export_model(0.0), tmp_path, manifest, warmup, keep=2) == 6
+    assert visible(tmp_path) == ["003", "1", "2", "5", "6"]
+    assert not list(base.glob(".publish-*"))
+
+
+def test_a_version_newer_than_the_new_one_stays(export_model, tmp_path, manifest, warmup, monkeypatch):
+    """Another writer, where locks don't work, was faster in between."""
+    from serving import version_folders
+
+    base, real = tmp_path / "ranker", version_folders.VersionFolders._mark
+    for _ in range(2):
+        publish(export_model(0.0), tmp_path, manifest, warmup)
+
+    def mark_late(self, version):
+        for newer in (version + 1, version + 2, version + 3):
+            shutil.copytree(base / "1", base / str(newer))
+        real(self, version)
+
+    monkeypatch.setattr(version_folders.VersionFolders, "_mark", mark_late)
+    assert publish(export_model(0.0), tmp_path, manifest, warmup, keep=2) == 3
+    assert visible(tmp_path) == ["2", "3", "4", "5", "6"]
+
+
+def test_a_version_is_renamed_before_it_is_deleted(export_model, tmp_path, manifest, warmup, monkeypatch):
+    whole = {"1": 0, "2": 0}
+    real = os.unlink
+
+    def watched(path, *args, **kwargs):
+        for version in visible(tmp_path):
+            files = [file for file in (tmp_path / "ranker" / version).rglob("*") if file.is_file()]
+            whole[version] = max(whole.get(version, 0), len(files))
+            assert len(files) == whole[version]
+        real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "unlink", watched)
+    for _ in range(4):
+        publish(export_model(0.0), tmp_path, manifest, warmup, keep=2)
+    assert visible(tmp_path) == ["3", "4"]
+    assert whole["1"] == whole["2"] > 4
+
+
+def test_the_new_version_stands_when_old_ones_can_not_be_removed(export_model, tmp_path, manifest, warmup, caplog):
+    from serving import version_folders
+
+    for _ in range(2):
+        publish(export_model(0.0), tmp_path, manifest, warmup, keep=2)
+    with pytest.MonkeyPatch.context() as patch:
+
+        def refuse(self, folder):
+            raise OSError(errno.EROFS, "Read-only file system")
+
+        patch.setattr(version_folders.VersionFolders, "_remove", refuse)
+        assert publish(export_model(0.0), tmp_path, manifest, warmup, keep=2) == 3
+    assert "old versions of" in caplog.text and "Read-only file system" in caplog.text
+    assert visible(tmp_path) == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("keep", [0, 1, -3, 2.5, True])
+def test_fewer_than_two_versions_can_not_be_kept(export_model, tmp_path, manifest, warmup, keep):
+    with pytest.raises(ValueError, match="keep must be at least 2, the new version and the one that is served"):
+        publish(export_model(0.0), tmp_path, manifest, warmup, keep=keep)
+
+
+def test_a_file_system_without_locks_is_an_error(export_model, tmp_path, manifest, warmup, monkeypatch):
+    def unsupported(lock, timeout):
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", unsupported)
+    with pytest.raises(PublishError, match=r"\.publish\.lock: this file system has no locks"):
+        publish(export_model(0.0), tmp_path, manifest, warmup)
+    assert visible(tmp_path) == []

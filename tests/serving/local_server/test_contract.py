@@ -338,3 +338,67 @@ def test_names_that_are_no_numbers_are_no_versions(served, base, place, room_inp
     client = served.serve(base.name, base)
     assert client.predict(room_inputs(1)).version == 1
     assert set(served.service.status(base.name)) == {1}
+
+
+@pytest.mark.parametrize(
+    ("service", "status"), [("", 1), ("ModelService", 1), ("PredictionService", 1), ("other", None)]
+)
+def test_health(served, service, status):
+    """grpc.health.v1: 1 is SERVING; Watch answers for an unknown service, with SERVICE_UNKNOWN, and waits."""
+    from serving.protos import server_config_pb2
+
+    message = server_config_pb2.HealthCheckRequest(service=service).SerializeToString()
+    read = server_config_pb2.HealthCheckResponse.FromString
+    with grpc.insecure_channel(served.running.address) as channel:
+        check = channel.unary_unary("/grpc.health.v1.Health/Check", response_deserializer=read)
+        watch = channel.unary_stream("/grpc.health.v1.Health/Watch", response_deserializer=read)
+        try:
+            found = check(message, timeout=10).status
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.UNIMPLEMENTED:
+                pytest.skip("the server was started without --enable_grpc_healthcheck_service=true")
+            assert error.code() == grpc.StatusCode.NOT_FOUND
+            found = None
+        assert found == status
+        watching = watch(message, timeout=10)
+        assert next(watching).status == (status or 3)
+        watching.cancel()
+
+
+@pytest.mark.parametrize("method", ["Predict", "GetModelMetadata"])
+def test_bytes_that_are_no_message_are_an_internal_error(served, method):
+    with grpc.insecure_channel(served.running.address) as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(f"/tensorflow.serving.PredictionService/{method}")(b"\xff" * 100, timeout=10)
+    assert caught.value.code() == grpc.StatusCode.INTERNAL
+
+
+def test_an_unknown_method_is_unimplemented(served):
+    with grpc.insecure_channel(served.running.address) as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary("/tensorflow.serving.PredictionService/Explain")(b"", timeout=10)
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_push_of_new_variables_answers_with_them(served, base, place, export_model, room_inputs, expected_scores):
+    """The graph is the same file, as the publisher of checkpoints links it; a dozen versions in a row."""
+    place(base, 1, 0.0)
+    client = served.serve(base.name, base, latest=2)
+    inputs = room_inputs(7)
+    for version in range(2, 8):
+        bias = 1.0 if version % 2 else -1.0
+        beside = base / ".beside"
+        shutil.copytree(export_model(bias), beside)
+        (beside / "saved_model.pb").unlink()
+        (beside / "saved_model.pb").hardlink_to(base / "1" / "saved_model.pb")
+        beside.rename(base / str(version))
+        served.wait(base.name, version)
+        for asked, expected in ((version, bias), (version - 1, 0.0 if version == 2 else -bias)):
+            answer = client.predict(inputs, version=asked)
+            np.testing.assert_allclose(answer.outputs["ctr"], expected_scores(inputs, expected)["ctr"], rtol=1e-5)
+
+
+def test_predict_without_a_model_name(served, stub):
+    from tensorflow_serving.apis import predict_pb2
+
+    with pytest.raises(grpc.RpcError, match="ModelSpec has no name specified") as caught:
+        stub["Predict"](predict_pb2.PredictRequest(), timeout=10)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT

@@ -1,10 +1,10 @@
 import socket
-from pathlib import Path
 
 import pytest
 
 from serving.local_server.model_config import ModelConfig
 from serving.local_server.model_server import ModelServer
+from serving.local_server.server_options import ServerOptions
 from serving.local_server.serving_error import ServingError
 
 
@@ -17,23 +17,16 @@ def test_a_port_that_is_taken_is_an_error_that_names_it(which):
         with pytest.raises(
             OSError, match=f"can't listen on 127.0.0.1:{port} for {'gRPC' if which == 'port' else 'REST'}"
         ):
-            ModelServer([], **{"port": 0, "rest_port": 0, which: port})
+            ModelServer([], ServerOptions(**{"port": 0, "rest_port": 0, which: port}))
 
 
 def test_two_local_servers_never_share_a_port():
-    first = ModelServer([], port=0, rest_port=0)
+    first = ModelServer([], ServerOptions(port=0, rest_port=0))
     try:
         with pytest.raises(OSError, match="is another server using it"):
-            ModelServer([], port=int(first.address.rpartition(":")[2]), rest_port=0)
+            ModelServer([], ServerOptions(port=int(first.address.rpartition(":")[2]), rest_port=0))
     finally:
         first.stop()
-
-
-def test_the_configuration_file_of_the_repository_is_read():
-
-    folder = Path(__file__).parents[3] / "serving" / "config"
-    (config,) = ModelConfig.from_file(folder / "models.config")
-    assert config == ModelConfig("live_ranker", Path("/models/live_ranker"), policy="latest", latest=2)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""A model server with the demo's ranker, a filled online store and callers in a process of their own."""

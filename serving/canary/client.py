@@ -1,0 +1,49 @@
+"""CanaryClient: ranks each user by the version of their side."""
+
+import time
+from collections.abc import Sequence
+
+from serving.canary.split import CANARY, CanarySplit
+from serving.client import STABLE, RankingClient
+from serving.ranking import Ranking
+from serving.ranking_error import RankingError
+
+_CANARY_FAILED = ("NOT_FOUND", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "INTERNAL")
+
+
+class CanaryClient:
+    """Ranks each user by the version of their side of a split. Safe to share between threads.
+
+    Users of the new version are never worse off than without it: where it is withdrawn, or answers with an error of
+    its own, the stable version does, within the same deadline. `Ranking.label` tells which one did: it is the side that
+    outcomes are to be joined with.
+    """
+
+    def __init__(self, client: RankingClient, split: CanarySplit, *, deadline_s: float = 0.5) -> None:
+        """Shares `client`, which it doesn't close.
+
+        Args:
+            client: What ranks.
+            split: Who gets the new version, e.g. `Canary.split`; it may be replaced while requests run.
+            deadline_s: Seconds within which a ranking succeeds or fails.
+
+        Raises:
+            ValueError: The deadline isn't positive.
+        """
+        if not deadline_s > 0:
+            raise ValueError(f"deadline_s must be a positive number of seconds, got {deadline_s!r}")
+        self.split = split
+        self._client, self._deadline_s = client, deadline_s
+
+    def rank(self, user_id: int, live_ids: Sequence[int] | None = None, limit: int | None = None) -> Ranking:
+        """Rooms for a user, best first; arguments and errors are those of `RankingClient.rank`."""
+        end = time.monotonic() + self._deadline_s
+        if self.split.label(user_id) == CANARY:
+            try:
+                return self._client.rank(user_id, live_ids, limit, label=CANARY, deadline_s=self._deadline_s)
+            except RankingError as error:
+                remaining_s = end - time.monotonic()
+                if error.code not in _CANARY_FAILED or remaining_s <= 0:
+                    raise
+                return self._client.rank(user_id, live_ids, limit, label=STABLE, deadline_s=remaining_s)
+        return self._client.rank(user_id, live_ids, limit, label=STABLE, deadline_s=self._deadline_s)

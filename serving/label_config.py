@@ -1,0 +1,96 @@
+"""LabelConfig: the server's configuration, in which labels point to versions."""
+
+import logging
+from collections.abc import Collection
+from pathlib import Path
+
+from google.protobuf import text_format
+
+from serving.durable_files import replace_durably
+from serving.model_service_client import ModelServiceClient
+from serving.protos import serving_api_pb2 as api
+
+_log = logging.getLogger(__name__)
+
+
+class LabelConfig:
+    """Moves labels of one model on a server.
+
+    The server is told by ReloadConfig, which replaces the whole list of its models: what it should serve beside must be
+    in the configuration, too.
+
+    Args:
+        model_config: The configuration of the model, if the server serves nothing else; or the text file with a
+            ModelServerConfig that it was started with (--model_config_file). The file is rewritten, whole or not at
+            all, so that a server that polls it, or is started again, keeps the label. Of its comments those at the top
+            stay.
+        model_name: The model.
+
+    Raises:
+        OSError: The file can't be read.
+        ValueError: It isn't a ModelServerConfig, or lacks the model, or has a field that would be lost.
+    """
+
+    def __init__(self, model_config: api.ModelConfig | Path, model_name: str) -> None:
+        self._source, self._model_name = model_config, model_name
+        self._read()
+
+    def move(self, label: str, version: int, known: Collection[int], service: ModelServiceClient) -> None:
+        """Points a label to an available version; labels of versions that are gone are dropped, with a log line.
+
+        Args:
+            label: The label.
+            version: The version.
+            known: Versions that the server has or is about to have.
+            service: The server.
+
+        Raises:
+            RankingError: The server doesn't answer, or refuses; then the file is as before.
+            OSError: The file can't be read or written.
+            ValueError: As the constructor.
+        """
+        config = self._read()
+        for model in config.model_config_list.config:
+            if model.name != self._model_name:
+                continue
+            for other, labelled in list(model.version_labels.items()):
+                if other != label and labelled not in known:
+                    _log.warning("label %r goes: the server has no version %d of %s", other, labelled, model.name)
+                    del model.version_labels[other]
+            model.version_labels[label] = version
+        self._apply(config, service)
+
+    def withdraw(self, label: str, service: ModelServiceClient) -> None:
+        """Takes a label away, if it is there; raises as `move` does."""
+        config = self._read()
+        for model in config.model_config_list.config:
+            if model.name == self._model_name:
+                model.version_labels.pop(label, None)
+        self._apply(config, service)
+
+    def _apply(self, config: api.ModelServerConfig, service: ModelServiceClient) -> None:
+        service.reload(list(config.model_config_list.config))
+        if isinstance(self._source, api.ModelConfig):
+            self._source.CopyFrom(config.model_config_list.config[0])
+        elif self._read() != config:
+            text = self._source.read_text()
+            lines = text.splitlines(keepends=True)
+            top = next((row for row, line in enumerate(lines) if not line.startswith("#")), len(lines))
+            replace_durably(self._source, ("".join(lines[:top]) + text_format.MessageToString(config)).encode())
+
+    def _read(self) -> api.ModelServerConfig:
+        config = api.ModelServerConfig()
+        if isinstance(self._source, api.ModelConfig):
+            config.model_config_list.config.add().CopyFrom(self._source)
+        else:
+            try:
+                text_format.Parse(self._source.read_text(), config)
+            except (text_format.ParseError, UnicodeDecodeError) as error:
+                raise ValueError(
+                    f"{self._source} can't be rewritten with a label: it is not a ModelServerConfig, or has a field "
+                    f"that would be lost ({error})"
+                ) from error
+        names = [model.name for model in config.model_config_list.config]
+        if names.count(self._model_name) != 1:
+            raise ValueError(f"the server's configuration has the models {names}, expected {self._model_name!r} once")
+        return config
