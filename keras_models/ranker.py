@@ -104,10 +104,7 @@ class LiveRanker(keras.Model):
                 )
             reader.build((None, width))
             self.foresight_readers.append(reader)
-        return sum(reader.compute_output_shape((None, width))[-1] for reader, width in self._readers_and_widths())
-
-    def _readers_and_widths(self):
-        return zip(self.foresight_readers, self.config.foresight_parts.values(), strict=True)
+        return self.config.foresight_size
 
     def call(self, inputs, training=None):
         """Scores from raw features.
@@ -125,10 +122,13 @@ class LiveRanker(keras.Model):
         return self._score({**inputs, **self.forecast(inputs, training=training)}, training)
 
     def forecast(self, inputs, training=None):
-        """Foresight of rooms, from the sequences in `config.room_shapes` alone.
+        """Foresight of rooms, from the sequences in `config.room_shapes` alone, as the ranker reads it.
+
+        Reading belongs to this side, too: it depends on the room alone, and what is stored and sent a request is a few
+        numbers instead of whole encodings.
 
         Returns:
-            {"foresight": (B, F)}, float32, its parts as in `config.foresight_parts`; see `RoomForesight`.
+            {"foresight": (B, F)}, float32, its parts as in `config.read_parts`.
 
         Raises:
             ValueError: In the variant "base", which has no forecaster.
@@ -137,7 +137,7 @@ class LiveRanker(keras.Model):
             raise ValueError('the variant "base" has no forecaster; build the ranker with variant="statistic"')
         _check(inputs, self.config.room_shapes)
         room = {name: inputs[name] for name in self.config.room_shapes}
-        return {"foresight": self.foresight(room, training=training)}
+        return {"foresight": self._read(self.foresight(room, training=training), training)}
 
     def rank(self, inputs):
         """Scores from features and foresight, as in `config.rank_shapes`; returns what `call` returns."""
@@ -160,7 +160,7 @@ class LiveRanker(keras.Model):
         dense = ops.concatenate([ops.cast(inputs[name], "float32") for name in config.dense_features], axis=-1)
         numbers = [self.dense_buckets(self.dense_normalization(dense, training=training))]
         if config.foresight_size:
-            numbers.append(self._read(inputs["foresight"], training))
+            numbers.append(ops.cast(inputs["foresight"], self.compute_dtype))
         features = ops.concatenate(
             [ops.reshape(ids, (-1, 2 * config.embedding_dim)), interest, affinities, *numbers], axis=-1
         )
@@ -171,14 +171,14 @@ class LiveRanker(keras.Model):
         return {task: keras.activations.sigmoid(logits[:, k : k + 1]) for k, task in enumerate(config.tasks)}
 
     def _read(self, foresight, training):
-        """The foresight vector (B, F) as the ranker's features."""
+        """What the forecasters say, `config.foresight_parts` in one vector, as (B, F) features of the ranker."""
         read, begin = [], 0
-        for reader, width in self._readers_and_widths():
+        for reader, width in zip(self.foresight_readers, self.config.foresight_parts.values(), strict=True):
             part, begin = foresight[:, begin : begin + width], begin + width
             if isinstance(reader, RunningNormalization):
-                read.append(reader(part, training=training))
+                read.append(ops.cast(reader(part, training=training), "float32"))
             else:
-                read.append(reader(ops.cast(part, self.compute_dtype)))
+                read.append(ops.cast(reader(ops.cast(part, self.compute_dtype)), "float32"))
         return ops.concatenate(read, axis=-1)
 
     def compile_defaults(self, learning_rate: float = 2e-3, steps: int | None = None) -> None:

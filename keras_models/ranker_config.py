@@ -134,7 +134,7 @@ class RankerConfig:
 
     @property
     def foresight_parts(self) -> dict[str, int]:
-        """Name -> width of the parts of a foresight vector, in their order; empty in the variant "base"."""
+        """Name -> width of what the variant's forecasters say of a room, in order; empty in the variant "base"."""
         parts = {
             "statistic": {
                 "level": self.metrics * (self.horizon + 3),
@@ -150,9 +150,14 @@ class RankerConfig:
         return {name: width for source, widths in parts.items() if self.uses(source) for name, width in widths.items()}
 
     @property
+    def read_parts(self) -> dict[str, int]:
+        """Like `foresight_parts`, as the ranker reads them: counts keep their width, an encoding is mapped to a few."""
+        return {name: width if name == "level" else self.foresight_units for name, width in self.foresight_parts.items()}
+
+    @property
     def foresight_size(self) -> int:
-        """F, width of the foresight vector; 0 in the variant "base"."""
-        return sum(self.foresight_parts.values())
+        """F, width of the foresight vector, that is, of all `read_parts`; 0 in the variant "base"."""
+        return sum(self.read_parts.values())
 
     @property
     def _sequences(self) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -87,7 +87,7 @@ class RoomForesight(keras.layers.Layer):
         return [forecaster for forecaster in every if forecaster is not None]
 
     def call(self, inputs, training=None):
-        """Maps the sequences of `config.room_shapes`, by name, to the foresight vectors (B, F), float32."""
+        """Maps the sequences of `config.room_shapes`, by name, to all of `config.foresight_parts`, (B, sum), float32."""
         config, parts = self.config, {}
         if self.statistic_forecaster is not None:
             forecast, encoding = self.statistic_forecaster(inputs, training=training)
@@ -108,7 +108,7 @@ class RoomForesight(keras.layers.Layer):
         return ops.concatenate(flat, axis=-1)
 
     def compute_output_shape(self, input_shape):
-        return (next(iter(input_shape.values()))[0], self.config.foresight_size)
+        return (next(iter(input_shape.values()))[0], sum(self.config.foresight_parts.values()))
 
     def compute_output_spec(self, inputs, training=None):
         shape = self.compute_output_shape({name: value.shape for name, value in inputs.items()})

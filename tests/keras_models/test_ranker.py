@@ -89,7 +89,7 @@ def test_forecast_then_rank_is_the_whole(trained):
 def test_foresight_holds_what_the_forecasters_say(trained):
     ranker, config, inputs = trained, trained.config, inputs_for(trained.config, 3)
     inputs["statistic_mask"][0, :4] = 0
-    foresight = _numpy(ranker.forecast(inputs))["foresight"]
+    foresight = keras.ops.convert_to_numpy(ranker.foresight(inputs))
     begins = np.cumsum([0, *config.foresight_parts.values()])
     parts = {
         name: foresight[:, begin : begin + width]

@@ -66,7 +66,9 @@ def test_what_a_variant_looks_at(variant, room, parts):
     config = small_config(variant=variant)
     assert set(config.room_shapes) == room
     assert config.foresight_parts == parts
-    assert config.foresight_size == sum(parts.values())
+    read = {name: width if name == "level" else config.foresight_units for name, width in parts.items()}
+    assert config.read_parts == read
+    assert config.foresight_size == sum(read.values())
     assert config.input_shapes == small_config().input_shapes
     sides = {"user_id", "author_id", "entered_authors", "context", "user_counts"}
     assert set(config.rank_shapes) == sides | ({"foresight"} if parts else set())
