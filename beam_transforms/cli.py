@@ -1,4 +1,4 @@
-"""Commands of the input side: `foresight simulate`."""
+"""Commands of the input side: `foresight simulate` and `foresight replay`."""
 
 import dataclasses
 import json
@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import click
+
+from beam_transforms.replay_command import replay
 
 
 @click.command()
@@ -20,8 +22,13 @@ import click
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to create; it appears whole."
 )
+@click.option(
+    "--taste-change-s",
+    type=click.IntRange(0),
+    help="Seconds after the start at which users' preferences flip, see docs/simulator.md; never by default.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def simulate(preset: str, seed: int, out: Path, as_json: bool) -> None:
+def simulate(preset: str, seed: int, out: Path, taste_change_s: int | None, as_json: bool) -> None:
     """Simulate a live-streaming platform and write its log in the KuaiLive-M3 layout."""
     from rich.console import Console
     from rich.progress import Progress
@@ -29,7 +36,7 @@ def simulate(preset: str, seed: int, out: Path, as_json: bool) -> None:
     from beam_transforms.sources.simulator import PRESETS, SimulationSummary
     from beam_transforms.sources.simulator import simulate as run
 
-    config = dataclasses.replace(PRESETS[preset], seed=seed)
+    config = dataclasses.replace(PRESETS[preset], seed=seed, taste_change_s=taste_change_s)
     summary: SimulationSummary
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
         bar = progress.add_task("simulating", total=1.0)
@@ -50,4 +57,4 @@ def simulate(preset: str, seed: int, out: Path, as_json: bool) -> None:
     click.echo("positives per impression: " + "  ".join(f"{task} {rate:.2%}" for task, rate in summary.rates.items()))
 
 
-COMMANDS: list[click.Command] = [simulate]
+COMMANDS: list[click.Command] = [simulate, replay]

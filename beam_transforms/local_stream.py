@@ -49,6 +49,8 @@ class ClosedWindow:
         live_rooms: Rooms that are live; None without a store.
         counts: Rows since the stream began, by name: `events`, `segments`, `products`, `examples`, `dead_letters`, and
             `late_events` and so on for what came too late.
+        emitted_ms: int64 (B,), the event time at which each example's labels were known.
+        closed_s: When it was seen that the window had closed, seconds since 1970; None of one that is given once more.
     """
 
     end_ms: int
@@ -56,6 +58,8 @@ class ClosedWindow:
     files: list[tuple[str, int]]
     live_rooms: int | None
     counts: Mapping[str, int]
+    emitted_ms: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    closed_s: float | None = None
 
 
 class LocalStream:
@@ -130,12 +134,13 @@ class LocalStream:
             (source,) = self._source.split(1)
             reader = source.create_reader(None, mark)
             stack.callback(reader.close)
-            for step in _Steps(self, last).over(reader, self._poll_s):
+            steps = _Steps(self, last)
+            for step in steps.over(reader, self._poll_s):
                 mark = reader.get_checkpoint_mark()
                 checkpoint = dataclasses.replace(step, mark=coder.encode(mark))
                 checkpoint.save(path)
                 mark.finalize_checkpoint()
-                yield self._write(checkpoint, store)
+                yield self._write(checkpoint, store, steps.closed_s)
 
     def run(self) -> Mapping[str, int]:
         """Reads until the source has ended; gives `ClosedWindow.counts`."""
@@ -144,7 +149,9 @@ class LocalStream:
             counts = window.counts
         return counts
 
-    def _write(self, checkpoint: StreamCheckpoint, store: OnlineStore | None) -> ClosedWindow:
+    def _write(
+        self, checkpoint: StreamCheckpoint, store: OnlineStore | None, closed_s: float | None = None
+    ) -> ClosedWindow:
         """Writes what a step gave; the same again if it was written before."""
         outputs = dict(checkpoint.outputs)
         for name in (LATE, DEAD_LETTERS):
@@ -158,7 +165,9 @@ class LocalStream:
             tables = [(name, _CODER.decode(data)) for name, data in outputs.items()]
             live_rooms = write_window(store, self._schema, checkpoint.now_ms, tables)
         features = {f.name: examples[f.name].reshape(-1, *f.shape) for f in self._schema.features}
-        return ClosedWindow(checkpoint.now_ms, features, files, live_rooms, checkpoint.counts)
+        return ClosedWindow(
+            checkpoint.now_ms, features, files, live_rooms, checkpoint.counts, examples["emitted_ms"], closed_s
+        )
 
 
 class _Steps:
@@ -173,6 +182,7 @@ class _Steps:
         self._counts = collections.Counter(last.counts if last is not None else {})
         self._arrived: dict[str, list[Columns]] = {}
         self._letters: list[bytes] = []
+        self.closed_s: float | None = None
 
     def over(self, reader: UnboundedReader, poll_s: float) -> Iterator[StreamCheckpoint]:
         there = reader.start()
@@ -217,6 +227,7 @@ class _Steps:
         self._arrived.setdefault(name, []).append(rows)
 
     def _step(self, end_ms: int, ended: bool = False) -> StreamCheckpoint:
+        self.closed_s = time.time()
         found = self._stages.step(self._arrived, end_ms)
         self._now_ms, self._states = end_ms, self._stages.state
         self._arrived = {}

@@ -151,8 +151,9 @@ class RankerConfig:
 
     @property
     def read_parts(self) -> dict[str, int]:
-        """Like `foresight_parts`, as the ranker reads them: counts keep their width, an encoding is mapped to a few."""
-        return {name: width if name == "level" else self.foresight_units for name, width in self.foresight_parts.items()}
+        """Like `foresight_parts`, as the ranker reads them: counts keep their width, encodings become a few numbers."""
+        parts = self.foresight_parts
+        return {name: width if name == "level" else self.foresight_units for name, width in parts.items()}
 
     @property
     def foresight_size(self) -> int:

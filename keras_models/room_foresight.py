@@ -87,7 +87,7 @@ class RoomForesight(keras.layers.Layer):
         return [forecaster for forecaster in every if forecaster is not None]
 
     def call(self, inputs, training=None):
-        """Maps the sequences of `config.room_shapes`, by name, to all of `config.foresight_parts`, (B, sum), float32."""
+        """Maps the sequences of `config.room_shapes`, by name, to `config.foresight_parts` in one (B, sum), float32."""
         config, parts = self.config, {}
         if self.statistic_forecaster is not None:
             forecast, encoding = self.statistic_forecaster(inputs, training=training)

@@ -1,10 +1,13 @@
-"""Commands of `tfx_pipeline`: `foresight pipeline`."""
+"""Commands of `tfx_pipeline`: `foresight pipeline`, `foresight stream` and `foresight taste-change`."""
 
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+import tfx_pipeline.near_real_time.command
+import tfx_pipeline.taste_change.command
 
 if TYPE_CHECKING:
     from tfx_pipeline.pipeline_result import PipelineResult
@@ -43,7 +46,11 @@ def pipeline(config_file: Path, span: int, as_json: bool) -> None:
     click.echo(json.dumps(result.to_json()) if as_json else describe(result))
 
 
-COMMANDS: list[click.Command] = [pipeline]
+COMMANDS: list[click.Command] = [
+    pipeline,
+    *tfx_pipeline.near_real_time.command.COMMANDS,
+    *tfx_pipeline.taste_change.command.COMMANDS,
+]
 
 
 def describe(result: "PipelineResult") -> str:

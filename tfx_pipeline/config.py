@@ -109,13 +109,7 @@ def load_config(path: Path) -> PipelineConfig:
         ValueError: If the file is no YAML mapping, a key isn't known or a value has the wrong type; the message names
             the key.
     """
-    try:
-        data = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ValueError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
-    config = _build(PipelineConfig, {} if data is None else data, str(path))
+    config = read_config(PipelineConfig, path)
     folder = path.resolve().parent
     return dataclasses.replace(
         config,
@@ -123,6 +117,22 @@ def load_config(path: Path) -> PipelineConfig:
         pipeline_root=folder / config.pipeline_root,
         model_dir=folder / config.model_dir,
     )
+
+
+def read_config(kind: Any, path: Path) -> Any:
+    """A YAML file as the dataclass `kind`; what it leaves out keeps its default.
+
+    Raises:
+        ValueError: If the file is no YAML mapping, a key isn't known or a value has the wrong type; the message names
+            the key.
+    """
+    try:
+        data = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ValueError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    return _build(kind, {} if data is None else data, str(path))
 
 
 def gate_from_json(data: Mapping[str, Any]) -> GateConfig:

@@ -143,7 +143,7 @@ class Recipe:
 
 
 _DEMO_SCHEMA = dataclasses.replace(
-    LIVE_SCHEMA, semantic_id_length=12, codes=256, product_length=6, categories=CATEGORIES
+    LIVE_SCHEMA, semantic_id_length=12, codes=256, product_length=4, categories=CATEGORIES
 )
 _DEMO_SETTINGS = {"variant": "all", "forecaster_layers": 1}
 

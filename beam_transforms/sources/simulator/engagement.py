@@ -69,20 +69,22 @@ class Engagement:
         self._rooms.viewed[stays.content] = True
         behaviour, users, rooms = self._behaviour, self._users, self._rooms
         author = rooms.author[sessions.room]
+        liking = users.liking(sessions.start_ms)
         match = self._visits.match(sessions.user, author)[stays.session, rooms.state[stays.content]]
+        match = liking[stays.session] * match
         heat, buzz = rooms.heat[stays.content], rooms.buzz[stays.content]
         common = behaviour.engaged_match * match
-        fan = behaviour.engaged_follow * sessions.follows
+        fan = liking * (behaviour.engaged_follow * sessions.follows)
 
         def rate(of_session: np.ndarray, of_window: np.ndarray) -> np.ndarray:
             return np.exp(of_session[stays.session] + of_window + common)
 
-        like = behaviour.like + users.like[sessions.user] + self._authors.like[author] + fan
-        comment = behaviour.comment + users.comment[sessions.user] + self._authors.comment[author] + fan
-        gift = behaviour.gift + users.gift[sessions.user] + self._authors.gift[author] + fan
+        like = behaviour.like + users.like[sessions.user] + liking * self._authors.like[author] + fan
+        comment = behaviour.comment + users.comment[sessions.user] + liking * self._authors.comment[author] + fan
+        gift = behaviour.gift + users.gift[sessions.user] + liking * self._authors.gift[author] + fan
         follow = behaviour.follow + users.follow[sessions.user]
         share = behaviour.share + users.share[sessions.user]
-        gift += behaviour.gift_follow * sessions.follows
+        gift += liking * (behaviour.gift_follow * sessions.follows)
         gift[~users.payer[sessions.user]] = -np.inf
         follow[sessions.follows] = -np.inf
         actions = {
@@ -136,12 +138,13 @@ class Engagement:
         user = sessions.user[stays.session]
         product = self._rooms.product[stays.content].astype(np.int64)
         wanted = self._catalogue.taste[self._catalogue.categories(product)[0]]
+        taste = self._users.liking(sessions.start_ms)[stays.session, None] * self._users.taste[user]
         log_rate = (
             behaviour.product_click
             + self._users.shop[user]
             + np.where(self._users.shopper[user], 0.0, behaviour.product_click_other)
             + behaviour.product_click_heat * heat[selling]
-            + behaviour.engaged_match * MATCH_SCALE * np.einsum("bl,bl->b", self._users.taste[user], wanted)
+            + behaviour.engaged_match * MATCH_SCALE * np.einsum("bl,bl->b", taste, wanted)
         )
         rate = np.exp(log_rate)
         clicks = self._with_product(sessions, self._draw(stays, rate))

@@ -79,7 +79,7 @@ class _Simulation:
         self._states = ContentStates(platform)
         catalogue = Catalogue(platform)
         self._authors = Authors(config.authors, self._states, behaviour, platform)
-        users = Users(config.users, self._states, self._authors, behaviour, people)
+        users = Users(config.users, self._states, self._authors, behaviour, people, config.taste_change_ms)
         self._rooms = Rooms(self._authors, catalogue, behaviour, config.start_ms, rooms)
         self._visits = Visits(users, self._authors, self._states, self._rooms, behaviour, config.end_ms, visits)
         self._engagement = Engagement(users, self._authors, catalogue, self._rooms, self._visits, behaviour, actions)

@@ -19,6 +19,7 @@ class SimulatorConfig:
         impressions_per_user_day: Mean number of rooms shown to a user in 24 hours.
         seed: Same configuration and seed, same files, byte for byte.
         behaviour: Coefficients of the process.
+        taste_change_s: Seconds after the start at which users' preferences flip, see docs/simulator.md; None for never.
     """
 
     users: int
@@ -28,6 +29,7 @@ class SimulatorConfig:
     impressions_per_user_day: float = 46.0
     seed: int = 0
     behaviour: Behaviour = dataclasses.field(default_factory=Behaviour)
+    taste_change_s: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("users", "authors", "duration_s", "impressions_per_user_day"):
@@ -35,11 +37,18 @@ class SimulatorConfig:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.start_ms < 0 or self.seed < 0:
             raise ValueError(f"start_ms and seed must not be negative, got {self.start_ms} and {self.seed}")
+        if self.taste_change_s is not None and self.taste_change_s < 0:
+            raise ValueError(f"taste_change_s must be None or not negative, got {self.taste_change_s}")
 
     @property
     def end_ms(self) -> int:
         """The log is cut here: nothing is written with a later timestamp."""
         return self.start_ms + 1000 * self.duration_s
+
+    @property
+    def taste_change_ms(self) -> int | None:
+        """The moment at which users' preferences flip, in milliseconds since the epoch."""
+        return None if self.taste_change_s is None else self.start_ms + 1000 * self.taste_change_s
 
 
 PRESETS: dict[str, SimulatorConfig] = {

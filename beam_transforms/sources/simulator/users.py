@@ -22,9 +22,16 @@ class Users:
     """
 
     def __init__(
-        self, count: int, states: ContentStates, authors: Authors, behaviour: Behaviour, rng: np.random.Generator
+        self,
+        count: int,
+        states: ContentStates,
+        authors: Authors,
+        behaviour: Behaviour,
+        rng: np.random.Generator,
+        taste_change_ms: int | None = None,
     ) -> None:
         self.count = count
+        self._taste_change_ms = taste_change_ms
 
         def spread(scale: float) -> np.ndarray:
             return (scale * rng.standard_normal(count, dtype=np.float32)).astype(np.float32)
@@ -51,6 +58,19 @@ class Users:
             block = slice(begin, min(count, begin + _BLOCK))
             self.taste[block] = self._draw_tastes(states, block.stop - begin, rng)
             self._favourites[block] = self._draw_favourites(self.taste[block], authors, popularity, rng)
+
+    def liking(self, moment_ms: np.ndarray) -> np.ndarray:
+        """Sign of what draws users to a room rather than another: 1, and -1 from the change of tastes on.
+
+        Args:
+            moment_ms: When rooms are shown, of any shape.
+
+        Returns:
+            float32 of the same shape.
+        """
+        if self._taste_change_ms is None:
+            return np.ones(moment_ms.shape, np.float32)
+        return np.where(moment_ms < self._taste_change_ms, np.float32(1.0), np.float32(-1.0))
 
     @staticmethod
     def _draw_tastes(states: ContentStates, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -111,20 +111,23 @@ class Visits:
         author = rooms.author[seen]
         content = rooms.offset[seen] + np.clip((now - rooms.start_ms[seen]) // WINDOW_MS, 0, rooms.windows[seen] - 1)
         follows = self._users.follows(users, author)
-        match = self.match(users, author)
+        liking = self._users.liking(now)
+        match = liking[:, None] * self.match(users, author)
         logit = (
             behaviour.entry
             + self._users.entry[users]
             + mood
-            + self._authors.entry[author]
+            + liking * self._authors.entry[author]
             + behaviour.entry_match * match[np.arange(len(users)), rooms.state[content]]
             + behaviour.entry_heat * rooms.heat[content]
-            + behaviour.entry_follow * follows
+            + liking * (behaviour.entry_follow * follows)
         )
         entered = (rng.random(len(users)) < 1.0 / (1.0 + np.exp(-logit))) & ~none
         end = now.copy()
         chosen = np.flatnonzero(entered)
-        end[chosen] += self._stay_ms(users[chosen], room[chosen], now[chosen], follows[chosen], match[chosen])
+        end[chosen] += self._stay_ms(
+            users[chosen], room[chosen], now[chosen], follows[chosen], match[chosen], liking[chosen]
+        )
         return Impressions(users, room, now, entered, end, follows, from_followed)
 
     def _choose(self, users: np.ndarray, now: np.ndarray, shown_last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -151,15 +154,21 @@ class Visits:
         return np.where(live[row, best], candidates[row, best], -1), best >= _POPULAR
 
     def _stay_ms(
-        self, users: np.ndarray, room: np.ndarray, now: np.ndarray, follows: np.ndarray, match: np.ndarray
+        self,
+        users: np.ndarray,
+        room: np.ndarray,
+        now: np.ndarray,
+        follows: np.ndarray,
+        match: np.ndarray,
+        liking: np.ndarray,
     ) -> np.ndarray:
         """How long users stay: the hazard of leaving in each window depends on what that window shows."""
         behaviour, rooms, rng = self._behaviour, self._rooms, self._rng
         base = (
             behaviour.leave
             - self._users.stay[users]
-            - self._authors.stay[rooms.author[room]]
-            - behaviour.leave_follow * follows
+            - liking * self._authors.stay[rooms.author[room]]
+            - liking * (behaviour.leave_follow * follows)
         )
         patience = rng.standard_exponential(len(users))
         into_window = (now - rooms.start_ms[room]) % WINDOW_MS / WINDOW_MS

@@ -1,0 +1,141 @@
+"""`foresight stream`: what it refuses, what it tells people, and how signals end it."""
+
+import dataclasses
+import os
+import signal
+import threading
+import time
+
+import filelock
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from beam_transforms.schema import LIVE_SCHEMA
+from tfx_pipeline.cli import COMMANDS
+from tfx_pipeline.near_real_time.command import describe, stream
+from tfx_pipeline.near_real_time.config import StreamConfig, load_stream_config
+from tfx_pipeline.near_real_time.source import label_policy, live_source, require_schema
+from tfx_pipeline.near_real_time.stop_request import StopRequest
+from tfx_pipeline.ranker_settings import ranker_config
+
+
+def _invoke(tmp_path, *arguments):
+    (tmp_path / "live").mkdir(exist_ok=True)
+    defaults = ["--source", str(tmp_path / "live"), "--examples", str(tmp_path / "examples")]
+    return CliRunner().invoke(stream, [*defaults, "--model-dir", str(tmp_path / "models"), *arguments])
+
+
+def test_the_command_is_registered():
+    assert stream in COMMANDS
+
+
+def test_a_second_loop_on_the_same_folder_is_refused(tmp_path):
+    (tmp_path / "examples" / "stream").mkdir(parents=True)
+    with filelock.FileLock(tmp_path / "examples" / "stream" / ".lock"):
+        result = _invoke(tmp_path)
+    assert result.exit_code == 1
+    assert "another loop runs in" in result.output
+
+
+def test_what_cannot_be_followed_is_refused(tmp_path):
+    for source in (str(tmp_path / "nothing"), "redis://host/1", "kafka://host:9092", "kafka://host:9092/a/b"):
+        with pytest.raises(ValueError, match=r"is not a folder|not a source of events"):
+            live_source(source, None)
+    topic, clock = live_source("kafka://one:9092,two:9092/live", 4)
+    assert (topic.bootstrap_servers, topic.topic, topic.embedding_width) == ("one:9092,two:9092", "live", 4)
+    assert clock.happened_s(5000) == 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gate": {"largest_fal": 1}}, "gate: unknown keys"),
+        ({"training": {"batch_size": 0}}, "batch_size must be a positive number"),
+        ({"policy": "soon"}, "policy must be one of first_only"),
+        ({"max_lag_s": -1}, "must not be negative"),
+        ({"gate": {"standard_errors": -1}}, "must not be negative"),
+    ],
+)
+def test_a_wrong_configuration_is_refused_by_name(tmp_path, settings, message):
+    (tmp_path / "stream.yaml").write_text(yaml.safe_dump(settings))
+    result = _invoke(tmp_path, "--config", str(tmp_path / "stream.yaml"))
+    assert result.exit_code == 1
+    assert message in result.output
+
+
+def test_a_configuration_keeps_what_it_leaves_out(tmp_path):
+    (tmp_path / "stream.yaml").write_text("lateness_s: 2\npolicy: sliver\npolicy_options: {horizon_s: 600}\n")
+    config = load_stream_config(tmp_path / "stream.yaml")
+    assert config == StreamConfig(lateness_s=2.0, policy="sliver", policy_options={"horizon_s": 600})
+    assert label_policy(config).horizon_ms == 600_000
+    with pytest.raises(ValueError, match="policy_options"):
+        label_policy(dataclasses.replace(config, policy_options={"horizon": 1}))
+
+
+def test_a_base_of_another_schema_is_refused():
+    config = ranker_config(LIVE_SCHEMA, {"variant": "base"})
+    require_schema(config, LIVE_SCHEMA, "version 3")
+    other = dataclasses.replace(LIVE_SCHEMA, sequence_length=20, tasks=LIVE_SCHEMA.tasks[:2])
+    with pytest.raises(ValueError, match=r"version 3 doesn't fit .* its input 'statistic_sequence'.*its tasks are"):
+        require_schema(config, other, "version 3")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_waiting_ends_it_at_once_and_one_at_work_after_the_item(number):
+    def items():
+        yield 1
+        time.sleep(20)
+        yield 2
+
+    def stop():
+        threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
+
+    before = signal.getsignal(number)
+    begin, found = time.monotonic(), []
+    with StopRequest() as request:
+        for item in request.until_stopped(items()):
+            found.append(item)
+            stop()
+    assert (found, request.requested) == ([1], True)
+    assert time.monotonic() - begin < 10
+    found = []
+    with StopRequest() as request:
+        for item in request.until_stopped(range(5)):
+            stop()
+            time.sleep(0.5)
+            found.append(item)
+    assert found == [0]
+    assert signal.getsignal(number) == before
+
+
+def test_a_record_is_told_to_people():
+    figures = {"auc": 0.71234, "gauc": None, "uauc": None}
+    record = {
+        "event": "window",
+        "end_ms": 1_750_000_020_000,
+        "decision": "rolled_back",
+        "reasons": ["ctr AUC fell"],
+        "examples": 12,
+        "losses": {"train": 0.5, "after": None},
+        "metrics": {"window": None, "trailing": {"ctr": figures}},
+        "lag_s": 4.25,
+        "behind": False,
+        "counts": {"windows_skipped": 0, "windows_rolled_back": 2},
+        "served": [
+            {
+                "version": 7,
+                "seconds": {"push": 0.1, "load": 1.5},
+                "windows": [{"close_to_answer_s": 2.04, "event_to_served_s": None}],
+            }
+        ],
+        "errors": ["push failed"],
+    }
+    assert describe(record).splitlines() == [
+        "2025-06-15T15:07:00+00:00 rolled_back    12 examples, loss 0.5000, ctr AUC 0.7123 GAUC -, 4.2 s behind, "
+        "0 skipped, 2 rolled back so far",
+        "  ctr AUC fell",
+        "  version 7 answers (push 0.10, load 1.50 s)",
+        "    2.0 s after the window closed, - after its newest event",
+        "  push failed",
+    ]

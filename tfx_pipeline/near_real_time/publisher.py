@@ -1,0 +1,158 @@
+"""StreamPublisher: weights -> a published version -> its first answer."""
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from beam_transforms.schema import RankingSchema
+from keras_models.export import export_ranker
+from keras_models.ranker import LiveRanker
+from serving.checkpoint_publisher import CheckpointPublisher
+from serving.client import RankingClient
+from serving.model_service_client import ModelServiceClient
+from serving.prediction_client import PredictionClient
+from serving.publisher import publish
+from serving.room_side import RoomSide
+from tfx_pipeline.file_names import EXTRA_FOLDER, RANKER_FILE
+from tfx_pipeline.near_real_time.served_version import ServedVersion
+from tfx_pipeline.near_real_time.server import StreamServer
+from tfx_pipeline.warmup import warmup_requests
+
+_ROOMS = 10
+_DEADLINE_S = 10.0
+
+
+class StreamPublisher:
+    """Pushes weights, and sees them answer: available, its vectors stored and the label moved, one real ranking.
+
+    Args:
+        server: The model server, the store and the model's folder.
+        schema: What examples hold.
+        keep: Versions that stay in the model's folder.
+        timeout_s: How long a version may take until it is available.
+    """
+
+    def __init__(self, server: StreamServer, schema: RankingSchema, keep: int = 5, timeout_s: float = 60.0) -> None:
+        self._server, self._schema, self._keep, self._timeout_s = server, schema, keep, timeout_s
+        self._publisher: CheckpointPublisher | None = None
+        self._newest: int | None = None
+
+    @property
+    def has_base(self) -> bool:
+        """Whether there is a version that weights can be pushed to."""
+        return self._publisher is not None
+
+    def go_on_from(self, version: int) -> None:
+        """Weights of later pushes go under the graph of this version.
+
+        Raises:
+            PublishError: If it isn't one that weights can be pushed to.
+        """
+        self._publisher = CheckpointPublisher(self._server.model_dir, self._server.model_name, version, self._keep)
+
+    def newer_version(self) -> int | None:
+        """The newest version that someone else has published since the last push."""
+        return self._publisher.newer_version() if self._publisher is not None else None
+
+    def publish_first(
+        self, ranker: LiveRanker, files: Sequence[str], manifest: Mapping[str, Any], warmup_rows: int
+    ) -> int:
+        """Exports a model and publishes it whole; returns its version.
+
+        Args:
+            ranker: The model.
+            files: TFRecord files with examples for the warm-up requests.
+            manifest: The fields of `VersionManifest`.
+            warmup_rows: Examples a request.
+
+        Raises:
+            PublishError: If it can't be published.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            export = Path(folder) / "model"
+            export_ranker(ranker, export)
+            (export / EXTRA_FOLDER).mkdir(exist_ok=True)
+            (export / EXTRA_FOLDER / RANKER_FILE).write_text(json.dumps(ranker.config.to_dict(), indent=2) + "\n")
+            requests = warmup_requests(export, self._server.model_name, files, self._schema, warmup_rows)
+            version = publish(export, self._server.model_dir, manifest, requests, keep=self._keep)
+        self.go_on_from(version)
+        return version
+
+    def push(self, weights: Sequence[np.ndarray], manifest: Mapping[str, Any]) -> int:
+        """Publishes weights under the graph that is there; returns their version."""
+        if self._publisher is None:
+            raise ValueError("there is no version to push weights to; publish a first one")
+        served = self._server.served_versions()
+        return self._publisher.push(weights, manifest, protected=served)
+
+    def serve(
+        self, version: int, number: int, example: Mapping[str, np.ndarray], pushed_s: float, push_seconds: float
+    ) -> ServedVersion:
+        """Waits until a published version is available, promotes it, and asks it; starts the server if none runs yet.
+
+        Args:
+            version: The version.
+            number: Of its weights.
+            example: One example, (1, ...) by name: whose user is asked for, and what is asked where no room is live.
+            pushed_s: When its push began, seconds since 1970.
+            push_seconds: How long the push took.
+
+        Raises:
+            RankingError: If it isn't available in time, or doesn't answer.
+        """
+        seconds, begin = {"push": push_seconds}, time.monotonic()
+
+        def took(stage: str) -> None:
+            nonlocal begin
+            now = time.monotonic()
+            seconds[stage], begin = now - begin, now
+
+        self._server.start()
+        address = self._server.address
+        took("start")
+        with ModelServiceClient(address) as service:
+            self._server.announce(service)
+            service.wait_for_version(self._server.model_name, version, self._timeout_s)
+        took("load")
+        store = self._server.store
+        rooms = 0
+        if store is not None:
+            self._room_side(store).promote(version)
+            took("promote")
+            with RankingClient(address, self._server.model_name, store, deadline_s=_DEADLINE_S) as client:
+                ranking = client.rank(int(example["user_id"][0]), limit=_ROOMS)
+                if ranking.version not in (None, version):
+                    raise ValueError(f"version {ranking.version} answered, expected {version}: another one promotes")
+                rooms = len(ranking.rooms)
+        if not rooms:
+            inputs = {feature.name: example[feature.name] for feature in self._schema.inputs}
+            with PredictionClient(address, self._server.model_name, deadline_s=_DEADLINE_S) as predictor:
+                predictor.predict(inputs, version=version)
+        took("answer")
+        rounded = {stage: round(value, 3) for stage, value in seconds.items()}
+        return ServedVersion(version, number, pushed_s, time.time(), rooms, rounded)
+
+    def refresh(self) -> None:
+        """Computes the vectors of rooms that changed, of the versions that are served."""
+        if self._server.store is not None and self._server.store.served.labels:
+            self._room_side(self._server.store).refresh()
+
+    def close(self) -> None:
+        if self._side is not None:
+            self._side.close()
+            self._side = None
+
+    _side: RoomSide | None = None
+
+    def _room_side(self, store: Any) -> RoomSide:
+        if self._side is None:
+            server = self._server
+            self._side = RoomSide(
+                store, server.address, server.model_name, model_config=server.model_config, deadline_s=_DEADLINE_S
+            )
+        return self._side

@@ -1,0 +1,158 @@
+"""Puts the near-real-time loop together and runs it."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from beam_transforms.codebook import Codebook
+from beam_transforms.local_stream import LocalStream
+from beam_transforms.schema import LIVE_SCHEMA, RankingSchema, schema_from_json
+from beam_transforms.spans import SpanPlan
+from serving.publisher import published_versions
+from serving.variables_bundle import read_weights
+from serving.version_manifest import VersionManifest
+from tfx_pipeline.file_names import EXTRA_FOLDER, WEIGHTS_FILE
+from tfx_pipeline.near_real_time.config import StreamConfig
+from tfx_pipeline.near_real_time.learner import StreamLearner
+from tfx_pipeline.near_real_time.loop import NearRealTimeLoop
+from tfx_pipeline.near_real_time.publisher import StreamPublisher
+from tfx_pipeline.near_real_time.server import StreamServer
+from tfx_pipeline.near_real_time.source import label_policy, live_source, require_schema
+from tfx_pipeline.near_real_time.stop_request import StopRequest
+from tfx_pipeline.near_real_time.trainer import StreamTrainer
+from tfx_pipeline.ranker_settings import ranker_config
+from tfx_pipeline.spans import read_schema
+
+STATE_FOLDER = "stream"
+"""In the folder of examples: the learner's state, the summary, the lock and the libraries' log."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamPaths:
+    """Where a loop reads and writes; the options of `foresight stream`."""
+
+    source: str
+    examples: Path
+    model_dir: Path
+    model_name: str
+    store: str | None = None
+    address: str | None = None
+    server_config: Path | None = None
+    base: int | None = None
+    schema: Path | None = None
+    codebook: Path | None = None
+
+
+def run_stream(
+    paths: StreamPaths, config: StreamConfig, tell: Callable[[dict[str, Any]], None], try_again: bool = False
+) -> str | None:
+    """Runs a loop until its source has ended or a signal comes.
+
+    Args:
+        paths: Where it reads and writes.
+        config: What it can be told.
+        tell: Called with each record.
+        try_again: Whether to go on learning after a stop.
+
+    Returns:
+        Why learning was stopped; None if it wasn't.
+
+    Raises:
+        RuntimeError: If another loop runs in the folder.
+        ValueError: If something doesn't fit: base, schema, state of before.
+    """
+    folder = paths.examples / STATE_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(folder / ".lock", timeout=0), StopRequest() as request:
+            return _run(paths, config, tell, try_again, folder, request)
+    except filelock.Timeout as error:
+        raise RuntimeError(
+            f"another loop runs in {paths.examples} (it holds {folder / '.lock'}); stop it, or take another folder"
+        ) from error
+
+
+def _run(
+    paths: StreamPaths,
+    config: StreamConfig,
+    tell: Callable[[dict[str, Any]], None],
+    try_again: bool,
+    folder: Path,
+    request: StopRequest,
+) -> str | None:
+    schema = _schema(paths)
+    codebook = Codebook.load(paths.codebook) if paths.codebook is not None else None
+    source, clock = live_source(paths.source, codebook.width if codebook is not None else None)
+    plan = SpanPlan(round(config.span_s * 1000), config.eval_fraction)
+    stream = LocalStream(
+        source,
+        paths.examples,
+        schema,
+        plan,
+        label_policy(config),
+        codebook,
+        paths.store,
+        round(config.lateness_s * 1000),
+        poll_s=config.poll_s,
+    )
+    versions = published_versions(paths.model_dir, paths.model_name)
+    base = paths.base if paths.base is not None else max(versions, default=None)
+    learner, start = _learner(paths, config, schema, base, folder)
+    if try_again:
+        learner.try_again()
+    learner.trainer.trace()
+    tell({"event": "start", "start": start})
+
+    def started(address: str) -> None:
+        tell({"event": "server", "address": address})
+
+    with StreamServer(
+        paths.model_dir, paths.model_name, paths.store, paths.address, paths.server_config, started
+    ) as server:
+        publisher = StreamPublisher(server, schema, config.keep_versions, config.serving_timeout_s)
+        newest = max(versions, default=None)
+        if newest is not None:
+            publisher.go_on_from(newest)
+        loop = NearRealTimeLoop(
+            learner, publisher, server, plan, config, folder, clock, tell, base_version=learner.version
+        )
+        loop.run(request.until_stopped(stream.windows()), lambda: request.requested)
+    return learner.stopped
+
+
+def _learner(
+    paths: StreamPaths, config: StreamConfig, schema: RankingSchema, base: int | None, folder: Path
+) -> tuple[StreamLearner, str]:
+    """The learner as it was left, or one that starts from a version, or anew; and in words which of them."""
+    if base is None:
+        trainer = StreamTrainer.new(ranker_config(schema, config.model), config.training)
+        learner = StreamLearner(trainer, folder, config.gate)
+        start = "a new model"
+    else:
+        version = paths.model_dir / paths.model_name / str(base)
+        trainer = StreamTrainer.from_version(version, config.training)
+        require_schema(trainer.ranker.config, schema, f"version {base}")
+        learner = StreamLearner(trainer, folder, config.gate, VersionManifest.read(version).newest_event_ms, base)
+        start = f"version {base}"
+        whole = (version / EXTRA_FOLDER / WEIGHTS_FILE).exists()
+        if whole and learner.version is not None and base > learner.version:
+            # The pipeline has published it while the loop stood still; pushes have no such file.
+            learner.adopt(read_weights(version), VersionManifest.read(version).newest_event_ms, base)
+    if learner.end_ms is not None:
+        start = f"the window that ended at {learner.end_ms}, {learner.windows['trained']} windows learned"
+    return learner, start
+
+
+def _schema(paths: StreamPaths) -> RankingSchema:
+    if paths.schema is not None:
+        try:
+            return schema_from_json(json.loads(paths.schema.read_text()))
+        except ValueError as error:
+            raise ValueError(f"{paths.schema}: {error}") from error
+    if (paths.examples / "schema.json").exists():
+        return read_schema(paths.examples)
+    return LIVE_SCHEMA

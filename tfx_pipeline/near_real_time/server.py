@@ -1,0 +1,105 @@
+"""StreamServer: the model server and the store that a near-real-time loop serves from."""
+
+import contextlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from beam_transforms.online_store import OnlineStore, open_online_store
+from serving.launch import launch
+from serving.model_service_client import ModelServiceClient
+from serving.protos import serving_api_pb2 as api
+from serving.ranking_error import RankingError
+
+_log = logging.getLogger(__name__)
+
+
+class StreamServer:
+    """Where versions are served: an address that is given, or a server that is started when there is a version.
+
+    Args:
+        model_dir: Folder of all models, as the server sees it.
+        model_name: The model.
+        store_location: Of the online store; None for none.
+        address: "host:port" of a server that runs; None starts one.
+        model_config: The configuration file of a server that runs, whose label is to be moved; None leaves it alone.
+        started: Called with the address of a server that was started.
+    """
+
+    def __init__(
+        self,
+        model_dir: Path,
+        model_name: str,
+        store_location: str | None,
+        address: str | None = None,
+        model_config: Path | None = None,
+        started: Callable[[str], None] | None = None,
+    ) -> None:
+        self.model_dir, self.model_name = Path(model_dir), model_name
+        self._location, self._address, self._file = store_location, address, model_config
+        self._started = started or (lambda address: None)
+        self._own: api.ModelConfig | None = None
+        self._store: OnlineStore | None = None
+        self._stack = contextlib.ExitStack()
+
+    @property
+    def address(self) -> str:
+        """Raises a ValueError as long as none is given and none was started."""
+        if self._address is None:
+            raise ValueError("no model server runs yet")
+        return self._address
+
+    @property
+    def model_config(self) -> api.ModelConfig | Path | None:
+        """See `RoomSide`."""
+        return self._own if self._own is not None else self._file
+
+    @property
+    def store(self) -> OnlineStore | None:
+        """The online store, opened for writing; None if there is none."""
+        if self._store is None and self._location is not None:
+            self._store = self._stack.enter_context(open_online_store(self._location, readonly=False))
+        return self._store
+
+    def served_versions(self) -> set[int]:
+        """Versions that labels are on."""
+        return set(self.store.served.labels.values()) if self.store is not None else set()
+
+    def start(self) -> None:
+        """Starts a server unless one runs; call it from a thread that lives on, once there is a version.
+
+        Raises:
+            RankingError, RuntimeError: If it doesn't come up.
+        """
+        if self._address is not None:
+            return
+        server = self._stack.enter_context(launch(self.model_dir, self.model_name))
+        self._address = server.address
+        self._own = api.ModelConfig(
+            name=self.model_name,
+            base_path=str((self.model_dir / self.model_name).resolve()),
+            model_platform="tensorflow",
+        )
+        # The version before goes on answering until the new one is promoted.
+        self._own.model_version_policy.latest.num_versions = 2
+        with ModelServiceClient(server.address) as service:
+            service.reload([self._own])
+        self._started(server.address)
+
+    def announce(self, service: ModelServiceClient) -> None:
+        """Makes a server of one's own look for new versions at once; if it can't, it looks by itself a little later."""
+        if self._own is None:
+            return
+        try:
+            service.reload([self._own])
+        except RankingError as error:
+            _log.warning("the server wasn't told of new versions: %s", error)
+
+    def __enter__(self) -> "StreamServer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.close()
