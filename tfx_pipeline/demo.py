@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import time
+import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from rich.console import Console
 from beam_transforms.codebook import Codebook
 from beam_transforms.codebook_drift import drift
 from beam_transforms.columnar import to_columns
-from beam_transforms.online_store import open_online_store
+from beam_transforms.online_store import OnlineStore
 from beam_transforms.pipeline import ExamplesSummary, build_examples
 from beam_transforms.schema import RankingSchema
 from beam_transforms.sources.open_source import open_source
@@ -29,11 +30,13 @@ from beam_transforms.sources.source import DeadLetter, Source
 from beam_transforms.spans import SpanPlan
 from beam_transforms.train_codebook import codebook_figures, train_codebook
 from serving.client import RankingClient
-from serving.launch import RunningServer, launch, wait_for_version
+from serving.launch import wait_for_version
+from serving.room_side import RoomSide
 from tfx_pipeline.config import GateConfig, PipelineConfig, TrainingConfig
 from tfx_pipeline.forecast_examples import forecast_examples
 from tfx_pipeline.local_runner import run_pipeline
 from tfx_pipeline.memory import PeakMemory
+from tfx_pipeline.near_real_time.server import StreamServer
 from tfx_pipeline.pipeline_result import PipelineResult
 from tfx_pipeline.report.account import print_account
 from tfx_pipeline.report.html_report import write_report
@@ -140,9 +143,9 @@ class _Road:
         schema = read_schema(self._config.examples)
         with self._stages.stage("pipeline on the first span"):
             self._run(schema, first)
-        with contextlib.ExitStack() as running:
+        with StreamServer(self._config.model_dir, self._config.model_name, str(store)) as server:
             with self._stages.stage("start the model server"):
-                server = running.enter_context(launch(self._config.model_dir, self._config.model_name))
+                server.start()
             with self._stages.stage("rank before the second push"):
                 self._rank(server)
             with self._stages.stage("pipeline on the second span"):
@@ -160,14 +163,15 @@ class _Road:
         manifest = next(manifest for manifest in self.examples.spans if manifest["span"] == span)
         self.details.append(_span_details(self._config, schema, result, manifest))
 
-    def _rank(self, server: RunningServer) -> None:
-        store = open_online_store(self._folder / "online_store")
-        try:
-            client = RankingClient(server.address, self._config.model_name, store, deadline_s=10.0)
+    def _rank(self, server: StreamServer) -> None:
+        """Ranks by the newest version, after the forecasts of all live rooms were stored under it."""
+        store, name = typing.cast(OnlineStore, server.store), self._config.model_name
+        version = next(result.version for result in reversed(self.results) if result.version is not None)
+        with RoomSide(store, server.address, name, model_config=server.model_config) as room_side:
+            room_side.promote(version)
+        with RankingClient(server.address, name, store, deadline_s=10.0) as client:
             user_id = _busiest_user(self.results[0])
             ranking = client.rank(user_id, limit=_ROOMS)
-        finally:
-            store.close()
         rooms = [{"live_id": room.live_id, "scores": dict(room.scores)} for room in ranking.rooms]
         self.rankings.append({"version": ranking.version, "user_id": user_id, "rooms": rooms})
 
