@@ -143,7 +143,10 @@ class _Road:
         schema = read_schema(self._config.examples)
         with self._stages.stage("pipeline on the first span"):
             self._run(schema, first)
-        with StreamServer(self._config.model_dir, self._config.model_name, str(store)) as server:
+        # Both versions are whole exports, so a spare session for the next checkpoint would only take memory.
+        server_options = ("--no-prepare-next",)
+        model_dir, model_name = self._config.model_dir, self._config.model_name
+        with StreamServer(model_dir, model_name, str(store), options=server_options) as server:
             with self._stages.stage("start the model server"):
                 server.start()
             with self._stages.stage("rank before the second push"):

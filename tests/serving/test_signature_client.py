@@ -3,6 +3,7 @@ import sys
 
 import pytest
 
+from serving.model_service_client import ModelServiceClient
 from serving.protos import model_metadata_pb2 as metadata
 from serving.ranking_error import RankingError
 from serving.signature_client import Signature, SignatureClient
@@ -27,8 +28,10 @@ def test_signatures_are_read_by_name():
 
 def test_signatures_of_a_real_server(served):
     """The bytes are those of TensorFlow Serving's own messages."""
+    with ModelServiceClient(served.running.address) as service:
+        version = service.wait_for_version("first", None, 10.0)  # other tests publish, too
     with SignatureClient(served.running.address) as client:
-        signature = client.signatures("first", 1)["serving_default"]
+        signature = client.signatures("first", version)["serving_default"]
     assert signature.inputs == {"user_id": (-1,), "context": (-1, 3)}
     assert set(signature.outputs) == {"ctr", "gtr"}
 

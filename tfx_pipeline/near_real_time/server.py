@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -25,6 +25,7 @@ class StreamServer:
         address: "host:port" of a server that runs; None starts one.
         model_config: The configuration file of a server that runs, whose label is to be moved; None leaves it alone.
         started: Called with the address of a server that was started.
+        options: More options of the command line of a local server that is started.
     """
 
     def __init__(
@@ -35,10 +36,12 @@ class StreamServer:
         address: str | None = None,
         model_config: Path | None = None,
         started: Callable[[str], None] | None = None,
+        options: Sequence[str] = (),
     ) -> None:
         self.model_dir, self.model_name = Path(model_dir), model_name
         self._location, self._address, self._file = store_location, address, model_config
         self._started = started or (lambda address: None)
+        self._options = tuple(options)
         self._own: api.ModelConfig | None = None
         self._store: OnlineStore | None = None
         self._stack = contextlib.ExitStack()
@@ -74,7 +77,7 @@ class StreamServer:
         """
         if self._address is not None:
             return
-        server = self._stack.enter_context(launch(self.model_dir, self.model_name))
+        server = self._stack.enter_context(launch(self.model_dir, self.model_name, options=self._options))
         self._address = server.address
         self._own = api.ModelConfig(
             name=self.model_name,
