@@ -109,6 +109,7 @@ class _Road:
             model={"variant": "all", "forecaster_layers": 1},
             training=TrainingConfig(epochs=2, batch_size=512, learning_rate=2e-3, seed=simulator.seed),
             gate=gate,
+            evaluation_batch_size=1024,
         )
         self.examples: ExamplesSummary
         self.codebook: dict[str, Any] | None = None

@@ -1,5 +1,6 @@
 """What TFX's Trainer runs: trains the ranker on one span, starting from the model that is served."""
 
+import gc
 import json
 import math
 import time
@@ -45,6 +46,9 @@ def run_fn(fn_args: "FnArgs") -> None:
     run_folder = Path(fn_args.model_run_dir)
     run_folder.mkdir(parents=True, exist_ok=True)
     (run_folder / TRAINING_FILE).write_text(json.dumps(report, indent=2) + "\n")
+    # The process goes on to evaluation, publishing and the next span; a trained model's graphs take hundreds of MB.
+    keras.backend.clear_session()
+    gc.collect()
 
 
 def train_and_export(
