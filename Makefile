@@ -34,15 +34,15 @@ test-slow: .venv/ready  ## Runs the slow and end-to-end tests
 
 test-backends: test-jax test-torch  ## Runs the layers' and models' tests on JAX and on PyTorch (-j2: at once)
 
-# JAX compiles each operation of each new shape: tests that train until something is learned, and those of whole models
-# but in the examples, take many minutes there. KERAS_BACKEND=jax pytest tests/keras_models runs them too.
+# JAX compiles each operation of each new shape: tests of whole models, but in the examples, take many minutes there.
+# Tests that train until something is learned run on TensorFlow only. KERAS_BACKEND=... pytest tests/keras_models runs all.
 JAX_TESTS := $(addprefix tests/keras_models/,layers optimizers test_layers_in_models.py test_grouped_auc.py test_metrics.py)
 
 test-jax: .venv-backends/ready
 	KERAS_BACKEND=jax $(BACKENDS_PYTHON) -m pytest $(JAX_TESTS) tests/examples -k 'not learns'
 
 test-torch: .venv-backends/ready
-	KERAS_BACKEND=torch $(BACKENDS_PYTHON) -m pytest tests/keras_models tests/examples
+	KERAS_BACKEND=torch $(BACKENDS_PYTHON) -m pytest tests/keras_models tests/examples -k 'not learns'
 
 build/flink/ready: tools/flink/pom.xml tools/flink/cluster/pom.xml tools/flink/broker/pom.xml
 	@command -v java > /dev/null && command -v mvn > /dev/null || \

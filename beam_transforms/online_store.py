@@ -90,7 +90,14 @@ class OnlineStore(StoreReader):
         self._check_writable()
         return self._write(WindowWrite(schema, as_of_ms, tables, live_ids, replace))
 
-    def write_foresight(self, version: int, live_ids: np.ndarray, vectors: np.ndarray, as_of_ms: int) -> None:
+    def write_foresight(
+        self,
+        version: int,
+        live_ids: np.ndarray,
+        vectors: np.ndarray,
+        as_of_ms: int,
+        generation: str | None = None,
+    ) -> None:
         """Stores the foresight vectors of some rooms under a version, in place of earlier ones.
 
         Nobody reads them before `set_served` says that the version is served. A vector lives until its version is
@@ -101,6 +108,8 @@ class OnlineStore(StoreReader):
             live_ids: The rooms, int64 of shape (R,).
             vectors: float32 of shape (R, F).
             as_of_ms: End of the window as of which the rooms' features were read.
+            generation: The filling that they were read from (`StoredRooms.generation`): if the store was replaced since
+                then, nothing is written. None takes whichever is there.
 
         Raises:
             ValueError: If the shapes don't fit, the version is served with another width, the store is empty, or it
@@ -120,7 +129,7 @@ class OnlineStore(StoreReader):
                 f"{self.location}: version {version} is served with foresight vectors of width {size}, got width "
                 f"{vectors.shape[1]}; another model needs another version"
             )
-        self._write_foresight(version, live_ids, vector_records(vectors, int(as_of_ms)))
+        self._write_foresight(version, live_ids, vector_records(vectors, int(as_of_ms)), generation)
 
     def forget_foresight(self, version: int) -> int:
         """Removes all vectors of a version; returns how many there were.
@@ -167,7 +176,9 @@ class OnlineStore(StoreReader):
         """Does what `write` promises."""
 
     @abc.abstractmethod
-    def _write_foresight(self, version: int, live_ids: np.ndarray, records: list[bytes]) -> None:
+    def _write_foresight(
+        self, version: int, live_ids: np.ndarray, records: list[bytes], generation: str | None
+    ) -> None:
         """Does what `write_foresight` promises."""
 
     @abc.abstractmethod

@@ -4,8 +4,8 @@ import contextlib
 import itertools
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import redis
@@ -18,6 +18,7 @@ from beam_transforms.schema import RankingSchema
 from beam_transforms.served import Served
 from beam_transforms.store_head import StoreHead
 from beam_transforms.store_snapshot import StoreSnapshot
+from beam_transforms.unusable_store_error import UnusableStoreError
 from beam_transforms.wanted_records import WantedRecords
 from beam_transforms.window_write import WindowWrite
 from beam_transforms.write_result import WriteResult
@@ -48,7 +49,7 @@ class RedisStore(OnlineStore):
     A writer that is killed leaves the old head; its records are written again by its successor.
 
     A writer holds a lease. A second one waits until it is given back or has run out, and a writer that lost its lease
-    can't move the head.
+    can't write anything more: each chunk is executed only if the lease is still held, and renews it.
 
     The foresight vectors of a version are one hash, see `RedisVectors`; writing them needs no lease.
 
@@ -56,7 +57,8 @@ class RedisStore(OnlineStore):
     `maxmemory-policy noeviction`. Redis Cluster isn't supported.
 
     Args:
-        url: `redis://[user:password@]host[:port][/db][?namespace=foresight&timeout_s=2]`.
+        url: `redis://[user:password@]host[:port][/db][?namespace=foresight&timeout_s=...]`. A reader
+            waits 0.5 s by default, once, and a writer 2 s, twice: a request must not wait for a server that hangs.
         readonly, expected: See `open_online_store`.
         lease_s: Seconds after which the lease of a writer that was killed runs out.
     """
@@ -64,7 +66,7 @@ class RedisStore(OnlineStore):
     def __init__(
         self, url: str, readonly: bool = True, expected: RankingSchema | None = None, lease_s: float = _LEASE_S
     ) -> None:
-        address, namespace, self._server = connect(url)
+        address, namespace, self._server = connect(url, readonly)
         super().__init__(address, readonly, expected)
         self._name = namespace.encode() + b":"
         self._lease_ms = int(lease_s * 1000)
@@ -86,7 +88,7 @@ class RedisStore(OnlineStore):
     @property
     def served(self) -> Served:
         with self._errors():
-            return Served.parse(cast(bytes | None, self._server.get(self._name + b"served")), self.location)
+            return self._parse_served(cast(bytes | None, self._server.get(self._name + b"served")))
 
     @property
     def foresight_versions(self) -> tuple[int, ...]:
@@ -131,17 +133,21 @@ class RedisStore(OnlineStore):
                 pipeline.get(self._name + name)
             stamp, data, served = pipeline.execute()
         if stamp is None or data is None:
-            raise ValueError(
+            raise UnusableStoreError(
                 f"{self.location}: the online store is empty, or its writing was not finished: write it, or check "
                 "host, database and namespace"
             )
-        known = _Known(stamp, self._parse_head(data), served, Served.parse(served, self.location))
+        known = _Known(stamp, self._parse_head(data), served, self._parse_served(served))
         self._known = known
         return known
 
-    def _write_foresight(self, version: int, live_ids: np.ndarray, records: list[bytes]) -> None:
+    def _write_foresight(
+        self, version: int, live_ids: np.ndarray, records: list[bytes], generation: str | None
+    ) -> None:
         with self._errors():
             head = self._fetch().head
+            if generation not in (None, head.generation):
+                return  # replaced meanwhile: these are of what is gone
             self._vectors.write(head.generation, version, id_bytes(live_ids), records)
             now = self._fetch().head
             if now.generation != head.generation:  # replaced meanwhile: these are of what is gone
@@ -174,34 +180,36 @@ class RedisStore(OnlineStore):
             head = write.head(previous, lambda keys: self._records([prefix + key for key in keys]), generation)
             self._refresh(head, token)
             self._move(head, token)
-            removed = self._remove_others(generation, previous) if write.replace else None
+            removed = self._remove_others(generation, previous, token) if write.replace else None
             return WriteResult(skipped=False, records=write.count, removed=removed)
 
     def _send(self, commands: Iterable[tuple], token: bytes) -> None:
-        """Executes commands in chunks and keeps the lease; raises OSError if it was lost."""
+        """Executes commands in chunks, as `_execute` does each."""
         remaining = iter(commands)
         while chunk := list(itertools.islice(remaining, _CHUNK)):
-            with self._server.pipeline(transaction=False) as pipeline:
-                pipeline.get(self._name + b"writer")
-                pipeline.pexpire(self._name + b"writer", self._lease_ms)
-                for command in chunk:
+            self._execute(chunk, token)
+
+    def _execute(self, commands: Sequence[tuple], token: bytes) -> list[Any]:
+        """The answers to commands that are executed all at once, and only if the lease is still held; renews it.
+
+        Raises:
+            OSError: If the lease was lost; nothing was executed.
+        """
+        lease = self._name + b"writer"
+        for _ in range(2):  # a broken connection ends a WATCH, too
+            with self._server.pipeline(transaction=True) as pipeline, contextlib.suppress(redis.WatchError):
+                pipeline.watch(lease)
+                if pipeline.get(lease) != token:
+                    break
+                pipeline.multi()
+                pipeline.pexpire(lease, self._lease_ms)
+                for command in commands:
                     pipeline.execute_command(*command)
-                if pipeline.execute()[0] != token:
-                    raise OSError(self._lost())
+                return pipeline.execute()[1:]
+        raise OSError(f"{self.location}: another writer took over, this one was too slow and has stopped: write again")
 
     def _move(self, head: StoreHead, token: bytes) -> None:
-        lease = self._name + b"writer"
-        with self._server.pipeline(transaction=True) as pipeline:
-            pipeline.watch(lease)
-            if pipeline.get(lease) != token:
-                raise OSError(self._lost())
-            pipeline.multi()
-            pipeline.set(self._name + b"stamp", head.stamp)
-            pipeline.set(self._name + b"head", head.data)
-            try:
-                pipeline.execute()
-            except redis.WatchError as error:
-                raise OSError(self._lost()) from error
+        self._execute([("SET", self._name + b"stamp", head.stamp), ("SET", self._name + b"head", head.data)], token)
 
     def _refresh(self, head: StoreHead, token: bytes) -> None:
         """Now and then puts off the expiry of all live rooms: one may be silent for long and is still live."""
@@ -211,16 +219,16 @@ class RedisStore(OnlineStore):
             keys = self._record_names(head, layout.keys({"live_id": head.live_ids}))
             self._send((("PEXPIRE", key, layout.memory_ms + SLACK_MS) for key in keys), token)
 
-    def _remove_others(self, generation: str, previous: StoreHead | None) -> int:
+    def _remove_others(self, generation: str, previous: StoreHead | None, token: bytes) -> int:
         """Removes the records of earlier fillings, also of those that weren't finished, and the vectors of the last."""
         mine, removed = self._prefix(generation), 0
         if previous is not None:
             versions = self._vectors.versions(previous.generation)
             removed += sum(self._vectors.forget(previous.generation, version) for version in versions)
         names = self._server.scan_iter(match=self._name + b"r:*", count=_CHUNK)
-        others = (name for name in names if not name.startswith(mine))
-        while chunk := list(itertools.islice(others, _CHUNK)):
-            removed += self._server.unlink(*chunk)
+        while chunk := list(itertools.islice(names, _CHUNK)):
+            others = [name for name in chunk if not name.startswith(mine)]
+            removed += sum(self._execute([("UNLINK", *others)] if others else [], token))
         return removed
 
     @contextlib.contextmanager
@@ -245,9 +253,6 @@ class RedisStore(OnlineStore):
     def _records(self, names: list[bytes]) -> list[bytes | None]:
         return cast(list[bytes | None], self._server.mget(names))
 
-    def _lost(self) -> str:
-        return f"{self.location}: another writer took over, this one was too slow; the head wasn't moved: write again"
-
     def _prefix(self, generation: str) -> bytes:
         return self._name + b"r:" + generation.encode() + b":"
 
@@ -268,4 +273,4 @@ class RedisStore(OnlineStore):
                 f"{self.location}: the Redis server is full ({error}); give it more memory. The head wasn't moved"
             ) from error
         except redis.RedisError as error:
-            raise ValueError(f"{self.location}: the Redis server refused a command ({error})") from error
+            raise UnusableStoreError(f"{self.location}: the Redis server refused a command ({error})") from error

@@ -55,7 +55,7 @@ class RoomRecords:
             records += [found.records[row] for row in rows]
         written = np.array([written_ms(record or b"") for record in records], dtype=np.int64)
         columns = self._columns(layout, head, records)
-        return StoredRooms(head.as_of_ms, np.concatenate(chosen), written, columns)
+        return StoredRooms(head.as_of_ms, np.concatenate(chosen), written, columns, head.generation)
 
     def _is_wanted(self, found: StoreSnapshot, row: int) -> bool:
         written = written_ms(found.records[row] or b"")

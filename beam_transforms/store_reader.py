@@ -1,7 +1,8 @@
 """StoreReader: what can be read of an online store."""
 
 import abc
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,6 +19,7 @@ from beam_transforms.store_description import describe_store
 from beam_transforms.store_head import StoreHead
 from beam_transforms.store_snapshot import StoreSnapshot
 from beam_transforms.stored_rooms import StoredRooms
+from beam_transforms.unusable_store_error import UnusableStoreError
 from beam_transforms.wanted_records import WantedRecords
 
 
@@ -82,6 +84,7 @@ class StoreReader(abc.ABC):
 
         Raises:
             ValueError: If a room isn't live.
+            UnusableStoreError: If the store is empty or damaged.
             OSError: If the store can't be reached.
         """
         asked: list[FeatureRequest] = []
@@ -91,7 +94,8 @@ class StoreReader(abc.ABC):
             return WantedRecords(asked[0].keys)
 
         found = self._read(wanted)
-        return asked[0].live_ids, asked[0].inputs(found.records, now_ms, self.location)
+        with _usable():
+            return asked[0].live_ids, asked[0].inputs(found.records, now_ms, self.location)
 
     def rank_request(
         self,
@@ -109,8 +113,8 @@ class StoreReader(abc.ABC):
             label: The label whose version is to answer.
 
         Raises:
-            ValueError: If a room isn't live, there are labels and this isn't one, or a vector isn't as wide as it is
-                said to be.
+            ValueError: If a room isn't live, or there are labels and this isn't one.
+            UnusableStoreError: If the store is empty or damaged, or a vector isn't as wide as it is said to be.
             OSError: If the store can't be reached.
         """
         asked: list[FeatureRequest] = []
@@ -125,8 +129,10 @@ class StoreReader(abc.ABC):
         rooms, version = asked[0].live_ids, found.served.version(label)
         size = 0 if version is None else found.served.foresight_sizes[version]
         vectors = found.vectors if size else [None] * len(rooms)
-        has, foresight, times = read_vectors(vectors, rooms, version, size, self.location)
-        return RankRequest(version, rooms, has, foresight, times, asked[0].inputs(found.records, now_ms, self.location))
+        with _usable():
+            has, foresight, times = read_vectors(vectors, rooms, version, size, self.location)
+            inputs = asked[0].inputs(found.records, now_ms, self.location)
+        return RankRequest(version, rooms, has, foresight, times, inputs)
 
     def rooms(self, changed_since_ms: int | None = None, stale_under: int | None = None) -> StoredRooms:
         """Live rooms with the model inputs that are stored of rooms, as forecasters read them.
@@ -171,7 +177,21 @@ class StoreReader(abc.ABC):
         """One state of the store, with what `wanted` (called once or more) tells for its head and what it serves."""
 
     def _parse_head(self, data: bytes) -> StoreHead:
-        head = StoreHead.parse(data, self.location)
-        if self._expected is not None:
-            check_same(self._expected, head.schema, self.location)
-        return head
+        with _usable():
+            head = StoreHead.parse(data, self.location)
+            if self._expected is not None:
+                check_same(self._expected, head.schema, self.location)
+            return head
+
+    def _parse_served(self, data: bytes | None) -> Served:
+        with _usable():
+            return Served.parse(data, self.location)
+
+
+@contextlib.contextmanager
+def _usable() -> Iterator[None]:
+    """Whatever can't be read here isn't the request's fault."""
+    try:
+        yield
+    except ValueError as error:
+        raise UnusableStoreError(str(error)) from error

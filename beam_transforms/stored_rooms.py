@@ -14,9 +14,11 @@ class StoredRooms:
         live_ids: The rooms, int64 of shape (R,), ascending.
         written_ms: The time as of which each room's record was written, int64 of shape (R,).
         columns: Input -> values of shape (R, ...).
+        generation: Name of the filling of the store that they were read from; see `OnlineStore.write_foresight`.
     """
 
     as_of_ms: int
     live_ids: np.ndarray
     written_ms: np.ndarray
     columns: dict[str, np.ndarray]
+    generation: str

@@ -33,7 +33,7 @@ OPTIONS: list[click.Option] = [
 ]
 
 _DEMO_SETTINGS = {"variant": "all", "forecaster_layers": 1}
-_DEMO_CONTENT: dict[str, Any] = {"semantic_id_length": 12, "codes": 256, "product_length": 6, "categories": CATEGORIES}
+_DEMO_CONTENT: dict[str, Any] = {"semantic_id_length": 12, "codes": 256, "product_length": 4, "categories": CATEGORIES}
 _WINDOW = 4096
 """Examples of a window, whose rows a delta gathers."""
 

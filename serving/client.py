@@ -55,7 +55,8 @@ class RankingClient:
             address: "host:port" of the model server's gRPC interface.
             model_name: The name under which the server knows the model.
             store: Where features come from.
-            deadline_s: Seconds within which a ranking, with reads and retries, succeeds or fails.
+            deadline_s: Seconds within which a ranking, with reads and retries, succeeds or fails. A read of the store
+                isn't cut off by it, but by the store's own timeout; see `RedisStore`.
             weights: Task -> weight in the overall score; tasks that aren't named count with 1.
             root_certificates: PEM certificates of the server's authority, or their file, for TLS.
             retry_budget: Bounds retries; by default `RetryBudget()`: in the long run one for each ten requests.
@@ -221,6 +222,6 @@ class RankingClient:
             scored.version,
             ranked,
             label,
-            int(request.foresight_as_of_ms[used].max()) if used.any() else None,
+            int(request.foresight_as_of_ms[used].min()) if used.any() else None,
             int(len(used) - np.count_nonzero(used)),
         )

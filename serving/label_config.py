@@ -9,6 +9,7 @@ from google.protobuf import text_format
 from serving.durable_files import replace_durably
 from serving.model_service_client import ModelServiceClient
 from serving.protos import serving_api_pb2 as api
+from serving.ranking_error import RankingError
 
 _log = logging.getLogger(__name__)
 
@@ -35,20 +36,44 @@ class LabelConfig:
         self._source, self._model_name = model_config, model_name
         self._read()
 
-    def move(self, label: str, version: int, known: Collection[int], service: ModelServiceClient) -> None:
-        """Points a label to an available version; labels of versions that are gone are dropped, with a log line.
+    def check(self, label: str, known: Collection[int], kept: Collection[str]) -> None:
+        """Raises what `move` would raise before it does anything; arguments are those of `move`."""
+        for model in self._read().model_config_list.config:
+            gone = {
+                other: labelled
+                for other, labelled in model.version_labels.items()
+                if model.name == self._model_name and other != label and other in kept and labelled not in known
+            }
+            if gone:
+                raise RankingError(
+                    "FAILED_PRECONDITION",
+                    f"label {label!r} of {model.name} can't be moved: the labels {gone} are served, and the server has "
+                    f"unloaded their versions (it has {sorted(known)}); keep labelled versions loaded, by "
+                    "model_version_policy { specific { versions: ... } }, or withdraw the labels first",
+                )
+
+    def move(
+        self, label: str, version: int, known: Collection[int], kept: Collection[str], service: ModelServiceClient
+    ) -> None:
+        """Points a label to an available version.
+
+        The server refuses labels of versions that are gone: those that nobody is served by are dropped, with a log
+        line.
 
         Args:
             label: The label.
             version: The version.
             known: Versions that the server has or is about to have.
+            kept: Labels that are served; none of them is dropped.
             service: The server.
 
         Raises:
-            RankingError: The server doesn't answer, or refuses; then the file is as before.
+            RankingError: The server doesn't answer, or refuses, or has unloaded the version of a label that is to be
+                kept; then the file is as before.
             OSError: The file can't be read or written.
             ValueError: As the constructor.
         """
+        self.check(label, known, kept)
         config = self._read()
         for model in config.model_config_list.config:
             if model.name != self._model_name:

@@ -116,7 +116,6 @@ def _check(candidate: Path, records: list[bytes]) -> None:
 
     from serving.local_server.servable import Servable
     from serving.local_server.serving_error import ServingError
-    from serving.local_server.tensor_codec import decode_tensor
 
     try:
         servable = Servable(candidate)
@@ -127,7 +126,7 @@ def _check(candidate: Path, records: list[bytes]) -> None:
         servable.signature("")  # clients call the default one when they name none
         for index, record in enumerate(records):
             request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
-            inputs = {name: decode_tensor(name, proto) for name, proto in request.inputs.items()}
+            inputs = servable.decode(request.model_spec.signature_name, request.inputs)
             outputs = servable.predict(request.model_spec.signature_name, inputs, request.output_filter)
             for name, array in outputs.items():
                 if array.dtype.kind == "f" and not np.isfinite(array).all():

@@ -24,8 +24,8 @@ class Ranking:
     Attributes:
         version: The model version that scored all of them; None if there was no room to score.
         label: The label that was asked for; None where a version was.
-        foresight_end_ms: End of the newest window that a stored foresight vector behind the scores was computed from;
-            None if no stored vector was used.
+        foresight_end_ms: End of the oldest window that a stored foresight vector behind the scores was computed from (a
+            room in which nothing happens keeps its vector); None if no stored vector was used.
         rooms_by_default: How many of the candidates were scored by `serving_default`, from raw features, as they have
             no stored vector of the version.
     """

@@ -9,14 +9,15 @@ from serving.room_side_report import RoomSideReport
 class RoomFollower:
     """Promotes the newest version that a server has, and refreshes vectors when the store's windows move on.
 
-    The first step promotes in any case: what a job before it left undone is done then.
+    The first step promotes in any case: what a job before it left undone is done then. While versions are compared (a
+    canary), nothing is to be promoted: labels stay, and vectors of all versions that have one are refreshed.
 
     Args:
         room_side: The job.
         service: The model server.
         store: The online store.
         model_name: The model.
-        label: The label that follows the newest version.
+        label: The label that follows the newest version; None promotes nothing.
     """
 
     def __init__(
@@ -25,12 +26,12 @@ class RoomFollower:
         service: ModelServiceClient,
         store: OnlineStore,
         model_name: str,
-        label: str = "stable",
+        label: str | None = "stable",
     ) -> None:
         self._room_side, self._service, self._store = room_side, service, store
         self._model_name, self._label = model_name, label
         self._promoted: int | None = None
-        self._as_of_ms = -1
+        self._refreshed: tuple[int, dict[str, int]] | None = None  # the window, and labels, that vectors are up to
 
     def step(self) -> RoomSideReport | None:
         """Does the next thing there is to do; None if there is nothing.
@@ -39,15 +40,20 @@ class RoomFollower:
             RankingError: The server can't be reached, or gives what can't be used; call again to try again.
             ValueError, OSError: The store can't be read or written.
         """
-        states = self._service.status(self._model_name)
-        newest = max((version for version, status in states.items() if status.state == "AVAILABLE"), default=None)
-        if newest is not None and newest != self._promoted:
-            report = self._room_side.promote(newest, self._label)
-            self._promoted, self._as_of_ms = newest, report.as_of_ms
-            return report
-        as_of_ms = self._store.as_of_ms
-        if as_of_ms == self._as_of_ms or self._promoted is None:
+        if self._label is not None:
+            states = self._service.status(self._model_name)
+            newest = max((version for version, status in states.items() if status.state == "AVAILABLE"), default=None)
+            if newest is not None and newest != self._promoted:
+                report = self._room_side.promote(newest, self._label)
+                labels = dict(self._store.served.labels)
+                others = set(labels.values()) - {newest}  # still to be refreshed
+                self._promoted, self._refreshed = newest, None if others else (report.as_of_ms, labels)
+                return report
+            if self._promoted is None:
+                return None
+        labels = dict(self._store.served.labels)
+        if (self._store.as_of_ms, labels) == self._refreshed:
             return None
         report = self._room_side.refresh()
-        self._as_of_ms = report.as_of_ms
+        self._refreshed = (report.as_of_ms, labels)
         return report

@@ -67,6 +67,7 @@ class RoomSide:
         self._store, self._model_name = store, model_name
         self._service = ModelServiceClient(address, root_certificates)
         self._forecaster = RoomForecaster(address, model_name, batch, deadline_s, root_certificates)
+        self._begun: int | None = None  # a version whose vectors are stored, and whose promotion broke off then
 
     def promote(self, version: int, label: str = "stable") -> RoomSideReport:
         """Makes an available version the one that is served under a label.
@@ -76,8 +77,9 @@ class RoomSide:
             label: The label.
 
         Raises:
-            RankingError: The server can't be reached or doesn't have the version: nothing has changed for readers. Or
-                it refuses to move its label: then the store serves the new version already.
+            RankingError: The server can't be reached, or doesn't have the version, or has unloaded that of another
+                label that is served: nothing has changed for readers. Or it refuses to move its label: then the store
+                serves the new version already, and promoting again computes only what changed since.
             ValueError, OSError: The store can't be read or written.
         """
         states = self._service.status(self._model_name)
@@ -87,9 +89,13 @@ class RoomSide:
                 f"version {version} of model {self._model_name!r} can't be promoted: it isn't available, the server "
                 f"has { {known: status.state for known, status in states.items()} }",
             )
+        coming = {known for known, status in states.items() if status.state in _COMING}
+        if self._labels is not None:
+            self._labels.check(label, coming, self._store.served.labels)
         size = self._forecaster.size(version)
         watch = _Stopwatch()
-        rooms = self._compute(version, None, watch) if size else None
+        rooms = self._compute(version, version if version == self._begun else None, watch) if size else None
+        self._begun = version
         previous = self._store.served
         labels = {**previous.labels, label: version}
         kept = {*labels.values(), *previous.labels.values()}
@@ -98,17 +104,18 @@ class RoomSide:
         sizes = {known: size if known == version else previous.foresight_sizes[known] for known in sorted(kept)}
         self._store.set_served(labels, sizes)
         if self._labels is not None:
-            coming = {known for known, status in states.items() if status.state in _COMING}
-            self._labels.move(label, version, coming, self._service)
+            self._labels.move(label, version, coming, labels, self._service)
         forgotten = sum(self._store.forget_foresight(known) for known in self._over(version, sizes, previous))
         as_of_ms = self._store.as_of_ms if rooms is None else rooms.as_of_ms
         written = 0 if rooms is None else len(rooms.live_ids)
+        self._begun = None
         return watch.report(RoomSideReport("promote", (version,), label, as_of_ms, written, forgotten=forgotten))
 
     def refresh(self) -> RoomSideReport:
         """Computes the vectors of live rooms that have none yet or changed since, for every version with a label.
 
-        A version that the server doesn't have any more is left out, with a log line.
+        A version that the server doesn't have any more is left out, with a log line. One that fails otherwise doesn't
+        hold up the others.
 
         Raises:
             RankingError: The server can't be reached, or gives what can't be used.
@@ -117,6 +124,7 @@ class RoomSide:
         served, watch = self._store.served, _Stopwatch()
         states = self._service.status(self._model_name) if served.labels else {}
         times, written, done, skipped = [self._store.as_of_ms], 0, [], []
+        errors: list[RankingError] = []
         for version in sorted(set(served.labels.values())):
             size = served.foresight_sizes[version]
             if self._is_gone(version, states):
@@ -130,9 +138,12 @@ class RoomSide:
                 done.append(version)
             except RankingError as error:
                 if error.code != "NOT_FOUND":
-                    raise
+                    errors.append(error)
+                    continue
                 _log.warning("the server unloaded version %d of %s: %s", version, self._model_name, error)
                 skipped.append(version)
+        if errors:
+            raise RankingError(errors[0].code, "; ".join(map(str, errors))) from errors[0]
         return watch.report(RoomSideReport("refresh", tuple(done), None, min(times), written, skipped=tuple(skipped)))
 
     def close(self) -> None:
@@ -155,7 +166,7 @@ class RoomSide:
         watch.stop(_READ)
         vectors = self._forecaster.forecast(version, rooms)
         watch.stop(_FORECAST)
-        self._store.write_foresight(version, rooms.live_ids, vectors, rooms.as_of_ms)
+        self._store.write_foresight(version, rooms.live_ids, vectors, rooms.as_of_ms, rooms.generation)
         watch.stop(_WRITE)
         return rooms
 

@@ -14,6 +14,7 @@ import click
 from serving.room_side_report import RoomSideReport
 
 _LOOK_S = 0.2
+_MOST_S = 10.0
 
 
 def follow_rooms(
@@ -21,14 +22,15 @@ def follow_rooms(
     model_name: str,
     store: str,
     models_config: Path | None,
-    label: str,
+    label: str | None,
     once: bool,
     as_json: bool,
     root_certificates: Path | None = None,
 ) -> None:
-    """Promotes and refreshes until SIGTERM or SIGINT, or once; prints a line for each.
+    """Promotes and refreshes until SIGTERM or SIGINT, or once; prints a line for each. Without a label it refreshes.
 
-    What goes wrong on the way is printed once and tried again; with `once` it is raised.
+    What goes wrong on the way is printed once and tried again, each time after twice as long, up to 10 s; with `once`
+    it is raised.
 
     Raises:
         ValueError: The store isn't there, or the configuration can't be used.
@@ -55,17 +57,20 @@ def follow_rooms(
         ModelServiceClient(address, root_certificates) as service,
     ):
         follower = RoomFollower(room_side, service, features, model_name, label)
-        said = ""
+        said, wait_s = "", _LOOK_S
         while not ended.is_set():
             try:
                 report = follower.step()
-                said = "" if report else said
+                said, wait_s = "" if report else said, _LOOK_S
             except (RankingError, OSError, ValueError) as error:
                 if once:
                     raise
                 if str(error) != said:
                     _print({"event": "error", "message": str(error)}, f"failed: {error}; trying again", as_json)
                 said, report = str(error), None
+                ended.wait(wait_s)
+                wait_s = min(2 * wait_s, _MOST_S)
+                continue
             if report is not None:
                 _print(dataclasses.asdict(report), _line(report), as_json)
             if once:
@@ -92,6 +97,11 @@ def follow_rooms(
     help="The server's --model_config_file: the label is moved in it, too. Without it the server's labels stay.",
 )
 @click.option("--label", default="stable", show_default=True, help="Label that follows the newest version.")
+@click.option(
+    "--refresh-only",
+    is_flag=True,
+    help="Promote nothing: keep up the vectors of all labelled versions, as is needed while a canary is on trial.",
+)
 @click.option("--once", is_flag=True, help="Promote the newest version, compute all live rooms, and end.")
 @click.option(
     "--root-certificates",
@@ -105,6 +115,7 @@ def rooms(
     store: str,
     models_config: Path | None,
     label: str,
+    refresh_only: bool,
     once: bool,
     root_certificates: Path | None,
     as_json: bool,
@@ -117,7 +128,8 @@ def rooms(
     from serving.ranking_error import RankingError
 
     try:
-        follow_rooms(address, model_name, store, models_config, label, once, as_json, root_certificates)
+        followed = None if refresh_only else label
+        follow_rooms(address, model_name, store, models_config, followed, once, as_json, root_certificates)
     except (RankingError, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
 

@@ -8,15 +8,17 @@ from serving.client import STABLE, RankingClient
 from serving.ranking import Ranking
 from serving.ranking_error import RankingError
 
-_CANARY_FAILED = ("NOT_FOUND", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "INTERNAL")
+_CANARY_FAILED = ("NOT_FOUND", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "INTERNAL", "DEADLINE_EXCEEDED")
+_CANARY_PART = 0.5  # of the deadline: the rest is for the stable version
 
 
 class CanaryClient:
     """Ranks each user by the version of their side of a split. Safe to share between threads.
 
-    Users of the new version are never worse off than without it: where it is withdrawn, or answers with an error of
-    its own, the stable version does, within the same deadline. `Ranking.label` tells which one did: it is the side that
-    outcomes are to be joined with.
+    Where the new version is withdrawn, answers with an error of its own, or doesn't answer within half the deadline,
+    the stable version does, within the same deadline. `Ranking.label` and `Ranking.version` tell which one did. The
+    user stays on the side of the canary all the same: outcomes say that the canary "fell_back", see
+    `serving.canary.outcomes.read_outcomes`.
     """
 
     def __init__(self, client: RankingClient, split: CanarySplit, *, deadline_s: float = 0.5) -> None:
@@ -40,7 +42,8 @@ class CanaryClient:
         end = time.monotonic() + self._deadline_s
         if self.split.label(user_id) == CANARY:
             try:
-                return self._client.rank(user_id, live_ids, limit, label=CANARY, deadline_s=self._deadline_s)
+                canary_s = _CANARY_PART * self._deadline_s
+                return self._client.rank(user_id, live_ids, limit, label=CANARY, deadline_s=canary_s)
             except RankingError as error:
                 remaining_s = end - time.monotonic()
                 if error.code not in _CANARY_FAILED or remaining_s <= 0:

@@ -4,13 +4,14 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from serving.canary.canary import Canary
     from serving.canary.labels import CanaryLabels
 
 _STATE = click.option(
@@ -35,6 +36,11 @@ _SERVER = (
         "--models-config",
         type=click.Path(path_type=Path, exists=True, dir_okay=False),
         help="The server's --model_config_file: labels are moved in it, too. Without it the server's labels stay.",
+    ),
+    click.option(
+        "--root-certificates",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        help="PEM file of the authority that vouches for the server: speak TLS.",
     ),
 )
 
@@ -85,6 +91,7 @@ def start(
     model_name: str,
     store: str,
     models_config: Path | None,
+    root_certificates: Path | None,
     state: Path,
     as_json: bool,
 ) -> None:
@@ -102,7 +109,7 @@ def start(
             alpha,
             deadline_hours * 3600,
         )
-        with _labels(address, model_name, store, models_config) as labels:
+        with _labels(address, model_name, store, models_config, root_certificates) as labels:
             trial = Canary.start(state, version, config, labels)
     _print_status(trial.status(), as_json)
 
@@ -124,7 +131,8 @@ def status(state: Path, as_json: bool) -> None:
     "--outcomes",
     type=click.Path(path_type=Path),
     help="File, or folder of *.jsonl, with a line for each impression whose label is known: "
-    '{"user_id": 17, "side": "canary", "score": 0.13, "label": 1}. What was read before isn\'t read again.',
+    '{"experiment": SALT, "user_id": 17, "version": 8, "fell_back": false, "score": 0.13, "label": 1}, its score being '
+    'scores["ctr"]. What was read before isn\'t read again.',
 )
 @click.option("--apply", "is_applied", is_flag=True, help="Do what is decided: move the labels.")
 @click.option(
@@ -141,27 +149,38 @@ def decide(
     model_name: str,
     store: str,
     models_config: Path | None,
+    root_certificates: Path | None,
     state: Path,
     as_json: bool,
 ) -> None:
     """Reads new outcomes and decides by rule: promote, roll back, or go on."""
     from serving.canary.canary import Canary
 
+    def decide_once(trial: "Canary") -> bool:
+        """Whether that was the end."""
+        lines = 0 if outcomes is None else trial.read(outcomes)
+        decision = trial.decide(_served(store))
+        if is_applied and decision.action != "go_on":
+            with _labels(address, model_name, store, models_config, root_certificates) as labels:
+                trial.act(decision, labels)
+        if as_json:
+            click.echo(json.dumps(dataclasses.asdict(decision) | {"lines": lines, "phase": trial.state.phase}))
+        else:
+            click.echo(f"{decision.action.replace('_', ' ')}: {'; '.join(decision.reasons)}")
+        return decision.action != "go_on" or trial.state.phase != "running"
+
     with _errors():
         trial = Canary(state)
-        while True:
-            lines = 0 if outcomes is None else trial.read(outcomes)
-            decision = trial.decide()
-            if is_applied and decision.action != "go_on":
-                with _labels(address, model_name, store, models_config) as labels:
-                    trial.act(decision, labels)
-            if as_json:
-                click.echo(json.dumps(dataclasses.asdict(decision) | {"lines": lines, "phase": trial.state.phase}))
-            else:
-                click.echo(f"{decision.action.replace('_', ' ')}: {'; '.join(decision.reasons)}")
-            if every_s is None or decision.action != "go_on" or trial.state.phase != "running":
-                return
-            time.sleep(every_s)
+    while True:
+        try:
+            with _errors():
+                if decide_once(trial) or every_s is None:
+                    return
+        except click.ClickException as error:
+            if every_s is None:
+                raise
+            click.echo(f"failed: {error.message}; trying again", err=True)
+        time.sleep(every_s)
 
 
 @contextlib.contextmanager
@@ -174,8 +193,17 @@ def _errors() -> Iterator[None]:
         raise click.ClickException(str(error)) from error
 
 
+def _served(store: str) -> Mapping[str, int]:
+    from beam_transforms.online_store import open_online_store
+
+    with open_online_store(store) as features:
+        return features.served.labels
+
+
 @contextlib.contextmanager
-def _labels(address: str, model_name: str, store: str, models_config: Path | None) -> Iterator["CanaryLabels"]:
+def _labels(
+    address: str, model_name: str, store: str, models_config: Path | None, root_certificates: Path | None
+) -> Iterator["CanaryLabels"]:
     from beam_transforms.online_store import open_online_store
     from serving.canary.labels import CanaryLabels
     from serving.model_service_client import ModelServiceClient
@@ -184,8 +212,10 @@ def _labels(address: str, model_name: str, store: str, models_config: Path | Non
     open_online_store(store).close()  # for writing, a wrong path would be made a new store
     with (
         open_online_store(store, readonly=False) as features,
-        RoomSide(features, address, model_name, model_config=models_config) as room_side,
-        ModelServiceClient(address) as service,
+        RoomSide(
+            features, address, model_name, model_config=models_config, root_certificates=root_certificates
+        ) as room_side,
+        ModelServiceClient(address, root_certificates) as service,
     ):
         yield CanaryLabels(room_side, features, service, models_config, model_name)
 

@@ -4,13 +4,18 @@ import dataclasses
 import math
 from typing import Any
 
+import numpy as np
+
 from serving.canary.always_valid import Interval, always_valid_interval, ratio_variance
 from serving.canary.config import CanaryConfig
 from serving.canary.side_statistics import SideStatistics
-from serving.canary.split import CANARY
+from serving.canary.split import CANARY, SIDES
 
 LEAST_CLICKS = 50
 """Fewer clicks of a side are too few for intervals that take sums as normal."""
+
+MAX_FAILURES = 0.01
+"""Part of the canary's impressions and requests that it may leave to the stable version, or without an answer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,38 +24,55 @@ class CanaryComparison:
 
     Attributes:
         ctr_change: Change of the click-through rate, relative to the stable version's: 0.02 is 2 % more. None while
-            the stable side has too few clicks.
-        calibration: Side -> predicted / observed clicks; None while the side has too few clicks.
+            the stable side has too few clicks. Users of the canary count whoever answered them.
+        calibration: Side -> predicted / observed clicks, of what each version answered itself; None while the side has
+            too few clicks.
+        failures: Part of what users of the canary asked for that the canary didn't answer; None if they asked nothing.
     """
 
     ctr_change: Interval | None
     calibration: dict[str, Interval | None]
+    failures: Interval | None
 
     @classmethod
     def of(cls, config: CanaryConfig, sides: dict[str, SideStatistics]) -> "CanaryComparison":
-        """Compares the sides "stable" and "canary"."""
-        calibration = {name: _calibration(config, side) for name, side in sides.items()}
-        return cls(_ctr_change(config, sides["stable"], sides[CANARY]), calibration)
+        """Compares `SIDES`."""
+        stable, canary, fell_back, failed = (sides[name].sums for name in SIDES)
+        calibration = {name: _calibration(config, sides[name]) for name in ("stable", CANARY)}
+        failures = _failures(config, fell_back[:, 0] + failed[:, 0], canary[:, 0] + fell_back[:, 0] + failed[:, 0])
+        return cls(_ctr_change(config, stable, canary + fell_back), calibration, failures)
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
 
-def _ctr_change(config: CanaryConfig, stable: SideStatistics, canary: SideStatistics) -> Interval | None:
-    if stable.clicks < LEAST_CLICKS or not canary.impressions:
+def _ctr_change(config: CanaryConfig, stable: np.ndarray, canary: np.ndarray) -> Interval | None:
+    """From sums of each side, as `SideStatistics.sums`."""
+    (stable_rows, _, stable_clicks), (canary_rows, _, canary_clicks) = stable.sum(axis=0), canary.sum(axis=0)
+    if stable_clicks < LEAST_CLICKS or not canary_rows:
         return None
-    pooled = (stable.clicks + canary.clicks) / (stable.impressions + canary.impressions)
+    pooled = float((stable_clicks + canary_clicks) / (stable_rows + canary_rows))
     rates, variances = [], []
-    for side in (stable, canary):
-        rates.append(side.clicks / side.impressions)
+    for sums, rows, clicks in ((stable, stable_rows, stable_clicks), (canary, canary_rows, canary_clicks)):
+        rates.append(float(clicks / rows))
         # Not less than if impressions were independent: few groups, or none with a click, would tell too little.
-        least = pooled * (1 - pooled) / side.impressions
-        variances.append(max(ratio_variance(side.sums[:, 2], side.sums[:, 0]), least))
+        variances.append(max(ratio_variance(sums[:, 2], sums[:, 0]), pooled * (1 - pooled) / float(rows)))
     ratio = rates[1] / rates[0]
     variance = (variances[1] + ratio**2 * variances[0]) / rates[0] ** 2
     if variance <= 0:  # every impression was clicked
         return None
     return always_valid_interval(ratio - 1, variance, config.max_ctr_loss, config.alpha / 2)
+
+
+def _failures(config: CanaryConfig, failed: np.ndarray, asked: np.ndarray) -> Interval | None:
+    """From sums of each group of users."""
+    total = float(asked.sum())
+    if not total:
+        return None
+    share = float(failed.sum()) / total
+    least = max(share * (1 - share), MAX_FAILURES * (1 - MAX_FAILURES)) / total
+    variance = max(ratio_variance(failed, asked), least)
+    return always_valid_interval(share, variance, MAX_FAILURES, config.alpha / 2)
 
 
 def _calibration(config: CanaryConfig, side: SideStatistics) -> Interval | None:

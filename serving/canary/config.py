@@ -14,8 +14,9 @@ class CanaryConfig:
         max_calibration_error: How far the ratio of predicted to observed clicks may be from 1.
         max_ctr_loss: The largest loss of click-through rate, relative to the stable version's, that a promotion may
             leave possible. A loss that is certain is never promoted, however small.
-        alpha: Bound of the probability that a canary is rolled back though it is as good as the stable version and
-            calibrated, and of the one that it is promoted though its loss or its calibration error is out of bounds.
+        alpha: Bound of the probability that a canary is rolled back though it is as good as the stable version,
+            calibrated and without failures beyond the bound, and of the one that it is promoted though its loss, its
+            calibration error or its failures are out of bounds.
         deadline_s: Seconds after the start at which a canary that isn't decided is rolled back.
 
     Raises:

@@ -63,8 +63,27 @@ class CanaryLabels:
             ValueError: The configuration can't be used.
             OSError: It can't be read.
         """
-        self._room_side, self._store, self._service = room_side, store, service
+        self._room_side, self._store, self._service, self._model_name = room_side, store, service, model_name
         self._config = None if model_config is None else LabelConfig(model_config, model_name)
+
+    @property
+    def served(self) -> Mapping[str, int]:
+        """Label -> version, as clients go by.
+
+        Raises:
+            ValueError, OSError: The store can't be read.
+        """
+        return self._store.served.labels
+
+    @property
+    def available(self) -> set[int]:
+        """Versions that the server has.
+
+        Raises:
+            RankingError: The server doesn't answer.
+        """
+        states = self._service.status(self._model_name)
+        return {version for version, status in states.items() if status.state == "AVAILABLE"}
 
     def promote(self, version: int, label: str) -> None:
         """As the room side does: vectors first, then the label.

@@ -1,40 +1,53 @@
 """The rule that promotes a canary, rolls it back, or lets it go on."""
 
 from serving.canary.always_valid import Interval
-from serving.canary.comparison import CanaryComparison
+from serving.canary.comparison import MAX_FAILURES, CanaryComparison
 from serving.canary.config import CanaryConfig
 from serving.canary.decision import Decision
 from serving.canary.side_statistics import SideStatistics
 from serving.canary.split import CANARY
 
+LEAST_FAILURES = 50
+"""Fewer may all be of one user's request."""
+
 
 def decide(config: CanaryConfig, sides: dict[str, SideStatistics], elapsed_s: float) -> Decision:
     """What is to become of a canary.
 
-    With enough impressions on both sides, it is
+    It is rolled back if the part of its requests that it didn't answer is certainly more than `MAX_FAILURES`. With
+    enough impressions on both sides, it is
 
     - rolled back if its click-through rate is certainly lower than the stable version's, or its calibration certainly
       out of bounds where the stable version's isn't (if both are, labels are late or the world has changed, and the
       new version isn't to blame);
-    - promoted if a loss beyond `max_ctr_loss` is out of the question, and its calibration certainly within bounds.
+    - promoted if a loss beyond `max_ctr_loss` is out of the question, its calibration certainly within bounds, and
+      more failures than `MAX_FAILURES` are out of the question.
 
     "Certainly" goes by intervals that hold at all times at once (`always_valid_interval`), so it may be asked as often
     as one likes. A canary that isn't decided by the deadline is rolled back.
 
     Args:
         config: The bounds.
-        sides: "stable" and "canary" -> what happened there.
+        sides: One of `SIDES` -> what happened there.
         elapsed_s: Seconds since the start.
     """
+    comparison = CanaryComparison.of(config, sides)
+    ctr, calibration, failures = comparison.ctr_change, comparison.calibration, comparison.failures
+    failed = sides["fell_back"].impressions + sides["failed"].impressions
+    if failures is not None and failures.low > MAX_FAILURES and failed >= LEAST_FAILURES:
+        least = f"{failures.low:.1%} at least, allowed {MAX_FAILURES:.1%}"
+        return Decision("roll_back", (f"the canary left {failures.estimate:.1%} of what it was asked for, {least}",))
+    impressions = {
+        "stable": sides["stable"].impressions,
+        CANARY: sides[CANARY].impressions + sides["fell_back"].impressions,
+    }
     few = [
-        f"{name} has {side.impressions:,} of {config.min_impressions:,} impressions that are needed"
-        for name, side in sides.items()
-        if side.impressions < config.min_impressions
+        f"{name} has {rows:,} of {config.min_impressions:,} impressions that are needed"
+        for name, rows in impressions.items()
+        if rows < config.min_impressions
     ]
     if few:
         return _open(config, few, elapsed_s)
-    comparison = CanaryComparison.of(config, sides)
-    ctr, calibration = comparison.ctr_change, comparison.calibration
     found = [
         f"CTR changes by {_percent(ctr)}",
         f"predicted / observed clicks of the canary: {_ratio(calibration[CANARY])}",
@@ -53,12 +66,15 @@ def decide(config: CanaryConfig, sides: dict[str, SideStatistics], elapsed_s: fl
     if against:
         return Decision("roll_back", tuple(against))
     no_loss = ctr is not None and ctr.low > -config.max_ctr_loss
-    if no_loss and _within(config, calibration[CANARY]):
+    answers = failures is not None and failures.high <= MAX_FAILURES
+    if no_loss and answers and _within(config, calibration[CANARY]):
         return Decision("promote", tuple(found))
     if not no_loss:
         found.append(f"a loss of more than {config.max_ctr_loss:.1%} isn't ruled out yet")
     if not _within(config, calibration[CANARY]):
         found.append(f"calibration isn't certainly within 1 +- {config.max_calibration_error:g} yet")
+    if not answers:
+        found.append(f"failures of more than {MAX_FAILURES:.1%} aren't ruled out yet")
     return _open(config, found, elapsed_s)
 
 

@@ -7,6 +7,10 @@ import numpy as np
 CANARY = "canary"
 """Label of the version that is tried."""
 
+SIDES = ("stable", CANARY, "fell_back", "failed")
+"""What is counted apart: impressions of users of the stable version; of users of the canary, answered by the canary, or
+by the stable version in its stead; and requests of users of the canary that nobody answered."""
+
 
 class CanarySplit:
     """Divides users by a hash of their id and a salt: a user stays on a side, and no state is needed for it.

@@ -7,10 +7,10 @@ from typing import Any
 
 from serving.canary.config import CanaryConfig
 from serving.canary.side_statistics import SideStatistics
-from serving.canary.split import CANARY
+from serving.canary.split import SIDES
 from serving.durable_files import replace_durably
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclasses.dataclass
@@ -19,31 +19,35 @@ class CanaryState:
 
     Attributes:
         version: The version that is tried.
+        stable_version: The one that was stable at the start.
         started_ms: When it was.
-        phase: "running", "promoted" or "rolled_back".
-        reasons: Those of the last decision.
+        phase: "running", then "promoting" and "promoted", or "rolling_back" and "rolled_back".
+        reasons: Those of the decision that ended it.
+        earlier: Salts of trials before this one.
         read: File -> bytes of it that are in the statistics.
         refused: Lines that could not be used, and `refusal` why the last one could not.
-        sides: "stable" and "canary" -> what happened there.
+        sides: One of `SIDES` -> what happened there.
     """
 
     config: CanaryConfig
     version: int
+    stable_version: int
     started_ms: int
     phase: str = "running"
     reasons: tuple[str, ...] = ()
+    earlier: tuple[str, ...] = ()
     read: dict[str, int] = dataclasses.field(default_factory=dict)
     refused: int = 0
     refusal: str = ""
     sides: dict[str, SideStatistics] = dataclasses.field(
-        default_factory=lambda: {"stable": SideStatistics(), CANARY: SideStatistics()}
+        default_factory=lambda: {side: SideStatistics() for side in SIDES}
     )
 
     def write(self, path: Path) -> None:
         """Replaces the file; after a crash it holds the old state or this one, whole."""
         content: dict[str, Any] = {"format": _FORMAT, "config": dataclasses.asdict(self.config)}
-        content |= {name: getattr(self, name) for name in ("version", "started_ms", "phase", "reasons", "read")}
-        content |= {"refused": self.refused, "refusal": self.refusal}
+        names = ("version", "stable_version", "started_ms", "phase", "reasons", "earlier", "read", "refused", "refusal")
+        content |= {name: getattr(self, name) for name in names}
         content["sides"] = {name: side.to_json() for name, side in self.sides.items()}
         replace_durably(path, json.dumps(content).encode())
 
@@ -68,13 +72,15 @@ class CanaryState:
             return cls(
                 config=CanaryConfig(**content["config"]),
                 version=int(content["version"]),
+                stable_version=int(content["stable_version"]),
                 started_ms=int(content["started_ms"]),
                 phase=str(content["phase"]),
                 reasons=tuple(content["reasons"]),
+                earlier=tuple(content["earlier"]),
                 read={str(name): int(size) for name, size in content["read"].items()},
                 refused=int(content["refused"]),
                 refusal=str(content["refusal"]),
-                sides={name: SideStatistics.from_json(content["sides"][name]) for name in ("stable", CANARY)},
+                sides={name: SideStatistics.from_json(content["sides"][name]) for name in SIDES},
             )
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise ValueError(

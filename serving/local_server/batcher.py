@@ -70,14 +70,16 @@ class Batcher:
                         grpc.StatusCode.UNAVAILABLE,
                         "The batch scheduling queue to which this task was submitted is full",
                     )
-                ready_at = time.monotonic() + self._parameters.batch_timeout_micros / 1e6
-                batches.append(_Batch(ready_at, compute))
+                now = time.monotonic()
+                if batches:
+                    batches[-1].ready_at = min(batches[-1].ready_at, now)  # as full as it will get
+                batches.append(_Batch(now + self._parameters.batch_timeout_micros / 1e6, compute))
                 self._changed.notify()
             batch = batches[-1]
             batch.requests.append((future, inputs, rows))
             batch.rows += rows
             if batch.rows == most:
-                batch.ready_at = 0.0
+                batch.ready_at = min(batch.ready_at, time.monotonic())
                 self._changed.notify()
         return future
 
@@ -98,14 +100,14 @@ class Batcher:
         """The batch that has been ready for longest; waits for one. None after `stop`, when none is left."""
         with self._changed:
             while True:
-                # Within a queue all but the last batch are full, so the first is the one that is ready first.
+                # Within a queue all but the last batch are ready, so the first is the one that is ready first.
                 key, batches = min(self._queues.items(), key=_ready_at, default=(None, None))
                 if batches is None:
                     if self._stopped:
                         return None
                     self._changed.wait()
                     continue
-                wait_s = batches[0].ready_at - time.monotonic() if len(batches) == 1 else 0.0
+                wait_s = batches[0].ready_at - time.monotonic()
                 if wait_s > 0 and not self._stopped:
                     self._changed.wait(wait_s)
                     continue
@@ -141,8 +143,7 @@ class Batcher:
 
 
 def _ready_at(queue: tuple[Hashable, collections.deque[_Batch]]) -> float:
-    batches = queue[1]
-    return batches[0].ready_at if len(batches) == 1 else 0.0
+    return queue[1][0].ready_at
 
 
 def _alone(compute: Compute, future: Future, inputs: Mapping[str, np.ndarray]) -> None:

@@ -30,15 +30,19 @@ _NOT_DONE = ("Classify", "Regress", "MultiInference")
 
 _Status = server_config_pb2.HealthCheckResponse
 
+_Answer = Callable[[bytes, float | None], bytes]
+"""(message, deadline on `time.monotonic`'s clock) -> the answer's message."""
+
 _log = logging.getLogger(__name__)
 
 
 class GrpcApi(grpc.GenericRpcHandler):
     """Routes a call and answers it as TensorFlow Serving does.
 
-    Messages come and go as bytes and are parsed in the threads that compute: what is refused costs no parsing, and a
-    large message holds nobody else up. What says how the server is doing has threads of its own, so that it answers
-    however many requests wait.
+    Messages come and go as bytes and are parsed in the threads that compute: a large message holds nobody else up.
+    While there is no place for a call, it is refused before its message is read. A message on its way has no place yet,
+    so that slow clients take none from others; if the places are gone when it is there, it is refused unparsed. What
+    says how the server is doing has threads of its own, so that it answers however many requests wait.
     """
 
     def __init__(
@@ -48,12 +52,14 @@ class GrpcApi(grpc.GenericRpcHandler):
         metrics: RequestMetrics,
         requests: RequestQueue,
         control: RequestQueue,
+        reloads: RequestQueue,
         *,
         receive_s: float,
     ) -> None:
         """Args:
         requests: Computes answers.
-        control: Answers about models and changes them.
+        control: Answers about models.
+        reloads: Changes which models there are.
         receive_s: Seconds that a message may take to arrive.
         """
         self._manager = manager
@@ -65,7 +71,7 @@ class GrpcApi(grpc.GenericRpcHandler):
             _PREDICTION + "Predict": self._handler(requests, self._predict),
             _PREDICTION + "GetModelMetadata": self._handler(control, self._metadata),
             _MODEL + "GetModelStatus": self._handler(control, self._status),
-            _MODEL + "HandleReloadConfigRequest": self._handler(control, self._reload),
+            _MODEL + "HandleReloadConfigRequest": self._handler(reloads, self._reload),
             _HEALTH + "Check": grpc.unary_unary_rpc_method_handler(self._check),
             _HEALTH + "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
         }
@@ -79,22 +85,23 @@ class GrpcApi(grpc.GenericRpcHandler):
         """Says NOT_SERVING to whoever watches the server's health. Called in the event loop."""
         self._stopping.set()
 
-    def _handler(self, requests: RequestQueue, answer: Callable[[bytes], bytes]) -> grpc.RpcMethodHandler:
+    def _handler(self, requests: RequestQueue, answer: _Answer) -> grpc.RpcMethodHandler:
         # On the wire a method that takes one message is one that takes a stream of one. Told that it is a stream, gRPC
         # hands over the call before its message is there, and a client that never sends it can be sent away.
         return grpc.stream_unary_rpc_method_handler(functools.partial(self._answer, requests, answer))
 
     async def _answer(
-        self, requests: RequestQueue, answer: Callable[[bytes], bytes], _: Any, context: grpc.aio.ServicerContext
+        self, requests: RequestQueue, answer: _Answer, _: Any, context: grpc.aio.ServicerContext
     ) -> bytes:
         try:
+            left_s = context.time_remaining()
+            deadline = None if left_s is None else time.monotonic() + left_s
+            requests.check(deadline)
             async with asyncio.timeout(self._receive_s):
                 message = await context.read()
             if not isinstance(message, bytes):
                 raise ServingError(grpc.StatusCode.INTERNAL, "the call ended before its message")
-            left_s = context.time_remaining()
-            deadline = None if left_s is None else time.monotonic() + left_s
-            return await asyncio.wrap_future(requests.submit(functools.partial(answer, message), deadline))
+            return await asyncio.wrap_future(requests.submit(functools.partial(answer, message, deadline), deadline))
         except TimeoutError:
             reason = f"the request did not arrive within {self._receive_s:g} s"
             return await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, reason)
@@ -106,21 +113,21 @@ class GrpcApi(grpc.GenericRpcHandler):
             _log.exception("A gRPC call failed")
             return await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has the reason")
 
-    def _predict(self, message: bytes) -> bytes:
+    def _predict(self, message: bytes, deadline: float | None) -> bytes:
         request = _parsed(predict_pb2.PredictRequest, message)
         with self._metrics.observe(request.model_spec.name, "Predict", "GRPC"):
-            return self._predictor.predict(request).SerializeToString()
+            return self._predictor.predict(request, deadline).SerializeToString()
 
-    def _metadata(self, message: bytes) -> bytes:
+    def _metadata(self, message: bytes, _: float | None) -> bytes:
         request = _parsed(get_model_metadata_pb2.GetModelMetadataRequest, message)
         with self._metrics.observe(request.model_spec.name, "GetModelMetadata", "GRPC"):
             return self._predictor.metadata(request).SerializeToString()
 
-    def _status(self, message: bytes) -> bytes:
+    def _status(self, message: bytes, _: float | None) -> bytes:
         request = _parsed(get_model_status_pb2.GetModelStatusRequest, message)
         return model_status(self._manager.serving, request).SerializeToString()
 
-    def _reload(self, message: bytes) -> bytes:
+    def _reload(self, message: bytes, _: float | None) -> bytes:
         request = _parsed(model_management_pb2.ReloadConfigRequest, message)
         if request.config.WhichOneof("config") != "model_config_list":
             raise invalid_argument(

@@ -36,8 +36,9 @@ class GrpcServer:
             self._server, self._api, port = self._wait(self._bind(options, tls, f"{host}:{options.port}", make_api))
         except RuntimeError as error:
             self._end()
+            tls_doubt = f" Or is the key or a certificate in {options.ssl_config} no valid PEM?" if tls else ""
             raise OSError(
-                f"can't listen on {host}:{options.port} for gRPC; is another server using it? ({error})"
+                f"can't listen on {host}:{options.port} for gRPC; is another server using it?{tls_doubt} ({error})"
             ) from error
         except BaseException:
             self._end()

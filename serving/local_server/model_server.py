@@ -25,6 +25,7 @@ from serving.local_server.version_manager import VersionManager
 
 _CONTROL_THREADS = 4
 _CONTROL_PLACES = 256
+_RELOAD_PLACES = 16
 
 
 class ModelServer:
@@ -67,14 +68,16 @@ class ModelServer:
             prepare=Servable.prepare_next if options.prepare_next else None,
         )
         """What is loaded."""
-        self._metrics = RequestMetrics()
+        self._metrics = RequestMetrics(self.manager.serving.models)
         self._predictor = Predictor(self.manager.serving, batcher=self._batcher, tensor_content=options.tensor_content)
         # With batching a thread waits for its batch and does little else, so each place in the queue gets one.
         threads, places = options.workers, options.waiting
         if self._batcher is not None:
             threads, places = threads + places, 0
         self._requests = RequestQueue(threads, places)
-        self._control = RequestQueue(_CONTROL_THREADS, _CONTROL_PLACES, "control")
+        self._control = RequestQueue(_CONTROL_THREADS, _CONTROL_PLACES, "control", refuses_early=False)
+        # A reload takes as long as a model takes to load; one at a time, since they would wait for each other anyway.
+        self._reloads = RequestQueue(1, _RELOAD_PLACES, "reload", refuses_early=False)
         self._follower = None
         if config_file is not None and options.config_poll_s > 0:
             self._follower = ConfigFileFollower(config_file, options.config_poll_s, self.manager.reload)
@@ -124,6 +127,7 @@ class ModelServer:
             self._follower.stop()
         self._requests.stop()
         self._control.stop()
+        self._reloads.stop()
         if self._batcher is not None:
             self._batcher.stop()
         self.manager.stop()
@@ -135,6 +139,7 @@ class ModelServer:
             self._metrics,
             self._requests,
             self._control,
+            self._reloads,
             receive_s=self._options.request_s,
         )
 

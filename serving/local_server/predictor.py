@@ -1,16 +1,19 @@
 """Predictor: answers PredictRequest and GetModelMetadataRequest, for gRPC and REST alike."""
 
+import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
+import grpc
 import numpy as np
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
 
 from serving.local_server.batcher import Batcher
 from serving.local_server.servable import DEFAULT_SIGNATURE, Servable
-from serving.local_server.serving_error import invalid_argument
+from serving.local_server.serving_error import ServingError, invalid_argument
 from serving.local_server.serving_map import ServingMap
-from serving.local_server.tensor_codec import decode_tensor, encode_tensor
+from serving.local_server.tensor_codec import encode_tensor
 
 _SIGNATURE_DEF = "signature_def"
 
@@ -27,8 +30,11 @@ class Predictor:
         self._batcher = batcher
         self._tensor_content = tensor_content
 
-    def predict(self, request: Any) -> Any:
+    def predict(self, request: Any, deadline: float | None = None) -> Any:
         """The PredictResponse to a PredictRequest; its model_spec tells the version and signature that were used.
+
+        Args:
+            deadline: As `outputs`.
 
         Raises:
             ServingError: The request can't be answered.
@@ -36,8 +42,8 @@ class Predictor:
         response = predict_pb2.PredictResponse()
         with self._serving.servable(request.model_spec) as (version, servable):
             signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-            inputs = {name: decode_tensor(name, proto) for name, proto in request.inputs.items()}
-            outputs = self.outputs(servable, signature_name, inputs, request.output_filter)
+            inputs = servable.decode(signature_name, request.inputs)
+            outputs = self.outputs(servable, signature_name, inputs, request.output_filter, deadline)
         response.model_spec.name = request.model_spec.name
         response.model_spec.signature_name = signature_name
         response.model_spec.version.value = version
@@ -51,11 +57,15 @@ class Predictor:
         signature_name: str,
         inputs: Mapping[str, np.ndarray],
         output_filter: Sequence[str] = (),
+        deadline: float | None = None,
     ) -> dict[str, np.ndarray]:
         """Outputs of a signature by name, computed together with other requests' where that is wanted and possible.
 
+        Args:
+            deadline: Until when a batch is waited for, on `time.monotonic`'s clock; None for no limit.
+
         Raises:
-            ServingError: As `Servable.predict`, and what `Batcher.submit` raises.
+            ServingError: As `Servable.predict`, what `Batcher.submit` raises, and DEADLINE_EXCEEDED.
         """
         servable.check(signature_name, inputs, output_filter)
         rows = {len(array) if array.ndim else None for array in inputs.values()}
@@ -69,7 +79,7 @@ class Predictor:
                 inputs,
                 next(iter(rows)) or 0,
             )
-            outputs = future.result()
+            outputs = _result(future, deadline)
         return {name: outputs[name] for name in output_filter} if output_filter else outputs
 
     def metadata(self, request: Any) -> Any:
@@ -94,3 +104,13 @@ class Predictor:
         response.model_spec.version.value = version
         response.metadata[_SIGNATURE_DEF].Pack(signatures)
         return response
+
+
+def _result(future: Future, deadline: float | None) -> dict[str, np.ndarray]:
+    try:
+        return future.result(None if deadline is None else max(deadline - time.monotonic(), 0.0))
+    except TimeoutError as error:
+        future.cancel()
+        raise ServingError(
+            grpc.StatusCode.DEADLINE_EXCEEDED, "the request's deadline passed while it waited for its batch"
+        ) from error

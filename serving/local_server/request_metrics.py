@@ -5,7 +5,7 @@ import collections
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import grpc
 
@@ -18,7 +18,9 @@ _BOUNDS_US = tuple(10 * 1.8**power for power in range(33))
 class RequestMetrics:
     """Requests by model and status, and the time that the successful ones took. Names are TensorFlow Serving's."""
 
-    def __init__(self) -> None:
+    def __init__(self, models: Callable[[], Collection[str]]) -> None:
+        """`models` says which names there are; other names' requests are counted together, under ""."""
+        self._models = models
         self._lock = threading.Lock()
         self._counts: collections.Counter[tuple[str, str]] = collections.Counter()
         self._buckets: dict[tuple[str, str, str], list[int]] = {}
@@ -64,7 +66,7 @@ class RequestMetrics:
 
     def _record(self, key: tuple[str, str, str], status: grpc.StatusCode, microseconds: float) -> None:
         # A name that no model has must not make a new counter for each request that invents one.
-        model = "" if status == grpc.StatusCode.NOT_FOUND else key[0]
+        model = key[0] if status == grpc.StatusCode.OK or key[0] in self._models() else ""
         with self._lock:
             self._counts[model, status.name] += 1
             if status == grpc.StatusCode.OK:

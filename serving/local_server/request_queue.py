@@ -23,19 +23,21 @@ class RequestQueue:
     server answers some requests in time instead of all of them too late.
     """
 
-    def __init__(self, workers: int, waiting: int, name: str = "requests") -> None:
+    def __init__(self, workers: int, waiting: int, name: str = "requests", *, refuses_early: bool = True) -> None:
         """Starts the threads.
 
         Args:
             workers: Requests that are computed at the same time.
             waiting: Requests that may wait.
+            refuses_early: Whether to refuse what would probably be late. Not where requests differ much in how long
+                they take: the mean of the slow would refuse the quick.
 
         Raises:
             ValueError: There is no worker, or `waiting` is negative.
         """
         if workers < 1 or waiting < 0:
             raise ValueError(f"a queue needs at least 1 worker and 0 places, got {workers} and {waiting}")
-        self._workers, self._waiting = workers, waiting
+        self._workers, self._waiting, self._refuses_early = workers, waiting, refuses_early
         self._lock = threading.Lock()
         self._inside = 0
         self._took_s = 0.0  # a running mean
@@ -61,27 +63,16 @@ class RequestQueue:
                 UNAVAILABLE after `stop`.
         """
         with self._lock:
-            if self._stopped:
-                raise ServingError(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
-            if self._inside >= self._workers + self._waiting:
-                raise ServingError(
-                    grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    f"the server is overloaded: {self._workers} requests are computed and {self._waiting} wait; "
-                    "try again later, or add servers",
-                )
-            # As if all that are inside had just begun. With a worker free nobody is refused: the mean learns anew.
-            expected_s = self._took_s * (1 + self._inside / self._workers)
-            left_s = 0.0 if deadline is None else deadline - time.monotonic()
-            if self._inside >= self._workers and 0 < left_s < expected_s:
-                raise ServingError(
-                    grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    f"the server is overloaded: an answer would take about {expected_s:.2g} s, the deadline is in "
-                    f"{left_s:.2g} s; try again later, or add servers",
-                )
+            self._check(deadline)
             self._inside += 1
         future: Future = Future()
         self._jobs.put((future, work, deadline))
         return future
+
+    def check(self, deadline: float | None = None) -> None:
+        """Raises what `submit` would raise now, and takes no place."""
+        with self._lock:
+            self._check(deadline)
 
     def stop(self) -> None:
         """Takes no more; what was taken is still computed."""
@@ -91,6 +82,27 @@ class RequestQueue:
             self._stopped = True
         for _ in self._threads:
             self._jobs.put(None)
+
+    def _check(self, deadline: float | None) -> None:
+        if self._stopped:
+            raise ServingError(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
+        if self._inside >= self._workers + self._waiting:
+            raise ServingError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"the server is overloaded: {self._workers} requests are computed and {self._waiting} wait; "
+                "try again later, or add servers",
+            )
+        if deadline is None or not self._refuses_early:
+            return
+        # As if all that are inside had just begun. With a worker free nobody is refused: the mean learns anew.
+        expected_s = self._took_s * (1 + self._inside / self._workers)
+        left_s = deadline - time.monotonic()
+        if self._inside >= self._workers and 0 < left_s < expected_s:
+            raise ServingError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"the server is overloaded: an answer would take about {expected_s:.2g} s, the deadline is in "
+                f"{left_s:.2g} s; try again later, or add servers",
+            )
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:

@@ -106,7 +106,7 @@ class RestApi:
 
     def _queued(self, spec: Any, method: str, body: bytes) -> bytes:
         deadline = time.monotonic() + self._timeout_s
-        future = self._requests.submit(lambda: self._call(spec, method, body), deadline)
+        future = self._requests.submit(lambda: self._call(spec, method, body, deadline), deadline)
         try:
             return future.result(self._timeout_s)
         except TimeoutError as error:
@@ -115,7 +115,7 @@ class RestApi:
                 grpc.StatusCode.DEADLINE_EXCEEDED, f"the request was not answered within {self._timeout_s:g} s"
             ) from error
 
-    def _call(self, spec: Any, method: str, body: bytes) -> bytes:
+    def _call(self, spec: Any, method: str, body: bytes, deadline: float) -> bytes:
         if method != "predict":
             raise ServingError(
                 grpc.StatusCode.UNIMPLEMENTED, f"{method} is not implemented by the local server; use :predict"
@@ -126,7 +126,7 @@ class RestApi:
             if signature_name not in servable.signatures:
                 raise invalid_argument(f'Serving signature name: "{signature_name}" not found in signature def')
             inputs = inputs_from_json(document, servable.signature(signature_name).inputs)
-            outputs = self._predictor.outputs(servable, signature_name, inputs)
+            outputs = self._predictor.outputs(servable, signature_name, inputs, deadline=deadline)
         return outputs_to_json(outputs, by_row="instances" in document)
 
     def _metadata(self, spec: Any) -> bytes:
@@ -153,8 +153,9 @@ def error_response(status: int, message: str) -> RestResponse:
 def _model_spec(match: re.Match[str]) -> Any:
     spec = model_pb2.ModelSpec(name=urllib.parse.unquote(match["name"]))
     if match["version"]:
-        if int(match["version"]) >= 2**63:
-            raise invalid_argument(f"Failed to convert version: {match['version']} to numeric.")
+        # Of thousands of digits Python makes no number.
+        if len(match["version"]) > 19 or int(match["version"]) >= 2**63:
+            raise invalid_argument(f"Failed to convert version: {match['version'][:40]} to numeric.")
         spec.version.value = int(match["version"])
     if match["label"]:
         spec.version_label = urllib.parse.unquote(match["label"])

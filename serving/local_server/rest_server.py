@@ -41,7 +41,11 @@ class RestServer(http.server.ThreadingHTTPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Hands a connection to a thread of its own, if there is a place left."""
         if self._places.acquire(blocking=False):
-            super().process_request(request, client_address)
+            try:
+                super().process_request(request, client_address)
+            except BaseException:  # no thread was started that would give the place back
+                self._places.release()
+                raise
             return
         response = error_response(503, f"{self.options.rest_connections} connections are open, no more are taken")
         request.settimeout(0.0)  # nobody waits for a client here; its kernel takes so little at once
@@ -129,17 +133,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         length = self.headers.get("Content-Length", "0")
+        digits = length.lstrip("0") or "0"  # zeros before it must not hide how large the number is
         most = self.server.options.max_message_bytes
         if "Transfer-Encoding" in self.headers:
             self.send_error(411, "send the body with a Content-Length, not chunked")
         elif not (length.isascii() and length.isdigit()):
             self.send_error(400, f"Content-Length must be a number of bytes, got {length!r}")
-        elif int(length[:20]) > most:
-            self.send_error(413, f"body of {length[:20]} bytes; at most {most} are taken")
+        elif len(digits) > 19 or int(digits) > most:
+            self.send_error(413, f"body of {digits[:20]} bytes; at most {most} are taken")
         else:
-            body = self.rfile.read(int(length))
-            if len(body) < int(length):
-                self.send_error(400, f"body of {len(body)} bytes, {length} were announced")
+            body = self.rfile.read(int(digits))
+            if len(body) < int(digits):
+                self.send_error(400, f"body of {len(body)} bytes, {digits} were announced")
                 return
             try:
                 response = self.server.api.answer(self.command, self.path, body)

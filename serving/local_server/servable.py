@@ -12,7 +12,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from serving.local_server.graph_pool import GraphPool
 from serving.local_server.graph_session import GraphSession
 from serving.local_server.serving_error import ServingError, invalid_argument
-from serving.local_server.tensor_codec import decode_tensor
+from serving.local_server.tensor_codec import decode_tensors
 
 DEFAULT_SIGNATURE = "serving_default"
 WARM_UP_FILE = "assets.extra/tf_serving_warmup_requests"
@@ -75,6 +75,17 @@ class Servable:
         self.check(signature_name, inputs, output_filter)
         outputs = self.compute(signature_name, inputs)
         return {name: outputs[name] for name in output_filter} if output_filter else outputs
+
+    def decode(self, signature_name: str, protos: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Inputs by name from TensorProtos by name. What a signature doesn't have isn't decoded.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT if the names aren't the signature's or a tensor can't be decoded,
+                FAILED_PRECONDITION if there is no such signature.
+        """
+        self.signature(signature_name)
+        _check_names(self._expected[signature_name or DEFAULT_SIGNATURE], protos)
+        return decode_tensors(protos)
 
     def check(self, signature_name: str, inputs: Mapping[str, np.ndarray], output_filter: Sequence[str] = ()) -> None:
         """Raises what `predict` does before it computes."""
@@ -152,7 +163,7 @@ class Servable:
                     grpc.StatusCode.UNIMPLEMENTED, f"Unsupported log_type for warmup: {log.WhichOneof('log_type')}"
                 )
             request = log.predict_log.request
-            inputs = {name: decode_tensor(name, proto) for name, proto in request.inputs.items()}
+            inputs = self.decode(request.model_spec.signature_name, request.inputs)
             self.check(request.model_spec.signature_name, inputs, request.output_filter)
             self._compute(session, request.model_spec.signature_name, inputs)
         return count
@@ -165,7 +176,7 @@ def _expected(signature: Any) -> _Expected:
     }
 
 
-def _check_inputs(expected: _Expected, inputs: Mapping[str, np.ndarray]) -> None:
+def _check_names(expected: _Expected, inputs: Mapping[str, Any]) -> None:
     if inputs.keys() != expected.keys():
         sent, wanted = set(inputs), set(expected)
         raise invalid_argument(
@@ -173,6 +184,10 @@ def _check_inputs(expected: _Expected, inputs: Mapping[str, np.ndarray]) -> None
             f"len({_names(wanted)}). Sent extra: {_names(sent - wanted)}. "
             f"Missing but required: {_names(wanted - sent)}."
         )
+
+
+def _check_inputs(expected: _Expected, inputs: Mapping[str, np.ndarray]) -> None:
+    _check_names(expected, inputs)
     for name, array in inputs.items():
         dtype, shape = expected[name]
         # The session would cast silently, floats to ids included.

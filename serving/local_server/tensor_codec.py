@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import tensorflow as tf
 from serving.local_server.serving_error import invalid_argument
 
 MAX_TENSOR_BYTES = 64 * 2**20
-"""Largest tensor taken from a request. A few bytes can claim any shape: one value may stand for all of a tensor."""
+"""Most that the tensors of a request may take together. A few bytes can claim any shape: one value may stand for all
+of a tensor."""
 
 _PACKED_AS_IS = {"float32": b"\x2a", "float64": b"\x32"}
 """Tags of float_val and double_val: on the wire their values stand one after the other, as in memory."""
@@ -30,8 +32,24 @@ _VALUE_FIELDS = {
 }
 
 
-def decode_tensor(name: str, proto: Any) -> np.ndarray:
+def decode_tensors(protos: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays of all inputs of a request by name.
+
+    Raises:
+        ServingError: As `decode_tensor`; the limit is one of all tensors together.
+    """
+    arrays, left_bytes = {}, MAX_TENSOR_BYTES
+    for name, proto in protos.items():
+        arrays[name] = decode_tensor(name, proto, left_bytes)
+        left_bytes -= arrays[name].nbytes
+    return arrays
+
+
+def decode_tensor(name: str, proto: Any, most_bytes: int = MAX_TENSOR_BYTES) -> np.ndarray:
     """The array in `proto`, the input `name` of a request.
+
+    Args:
+        most_bytes: How large it may be.
 
     Raises:
         ServingError: INVALID_ARGUMENT if type, shape and values don't fit together, or the tensor is too large.
@@ -44,8 +62,11 @@ def decode_tensor(name: str, proto: Any) -> np.ndarray:
     if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
         raise invalid_argument(f"tensor parsing error: {name}: the shape {shape} is not fully known")
     size = math.prod(shape)
-    if size * dtype.itemsize > MAX_TENSOR_BYTES:
-        raise invalid_argument(f"tensor parsing error: {name}: shape {shape} takes more than {MAX_TENSOR_BYTES} bytes")
+    if size * dtype.itemsize > most_bytes:
+        raise invalid_argument(
+            f"tensor parsing error: {name}: shape {shape} takes more than the {most_bytes} bytes that are left of the "
+            f"{MAX_TENSOR_BYTES} for all inputs; send fewer rows in a request"
+        )
     try:
         if proto.tensor_content and not dtype.hasobject:
             return np.frombuffer(proto.tensor_content, dtype).reshape(shape)

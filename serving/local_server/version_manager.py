@@ -145,7 +145,7 @@ class VersionManager:
         while not self._stopped.wait(self._poll_s):
             with self._pass_lock:
                 self._pass()
-                self._prepare_next()
+            self._prepare_next()  # takes seconds, in which labels may move
 
     def _prepare_next(self) -> None:
         """Readies what the next version of each model will need; nothing waits for that."""
@@ -172,6 +172,9 @@ class VersionManager:
             self._follow(config)
         for name in self.serving.models() - set(self._configs):
             self._retire_all_but(name, set())
+        self._unreadable &= set(self._configs)
+        for key in [key for key in self._failures if key[0] not in self._configs]:
+            self._forget_failure(key)
         self._free()
 
     def _free(self) -> None:
@@ -198,7 +201,10 @@ class VersionManager:
         if not aspired or set(aspired) & self.serving.versions(name):
             self._retire_all_but(name, set(aspired))
         for key in [key for key in self._failures if key[0] == name and key[1] not in aspired]:
-            self.serving.set_status(*key, State.END, self._failures.pop(key).reason)
+            self._forget_failure(key)
+
+    def _forget_failure(self, key: tuple[str, int]) -> None:
+        self.serving.set_status(*key, State.END, self._failures.pop(key).reason)
 
     def _is_due(self, name: str, version: int) -> bool:
         failure = self._failures.get((name, version))

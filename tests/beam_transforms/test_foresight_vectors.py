@@ -219,6 +219,20 @@ def test_replacing_drops_vectors_and_keeps_what_is_served(store, location):
     assert store.rank_request(1).has_foresight.all()
 
 
+def test_vectors_of_rooms_of_a_store_that_was_replaced_since_are_not_written(store, location):
+    """Not even if it was replaced as of the same time."""
+    rooms = store.rooms()
+    store.write(SMALL_SCHEMA, NEXT_MS, {}, ROOMS)  # a window replaces nothing
+    store.write_foresight(3, rooms.live_ids, _vectors(ROOMS, 3), rooms.as_of_ms, rooms.generation)
+    assert store.foresight_versions == (3,)
+    fill(location, NEXT_MS)
+    store.write_foresight(3, rooms.live_ids, _vectors(ROOMS, 3), rooms.as_of_ms, rooms.generation)
+    assert store.foresight_versions == ()
+    rooms = store.rooms()
+    store.write_foresight(3, rooms.live_ids, _vectors(ROOMS, 3), rooms.as_of_ms, rooms.generation)
+    assert store.foresight_versions == (3,)
+
+
 @pytest.mark.parametrize("at_once", [2, 2000])
 def test_rooms_are_what_requests_are_made_of(location, monkeypatch, at_once):
     monkeypatch.setattr(room_records, "_AT_ONCE", at_once)

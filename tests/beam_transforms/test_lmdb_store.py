@@ -1,10 +1,13 @@
+import contextlib
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
+import lmdb
 import numpy as np
 import pytest
 
-from beam_transforms import lmdb_store
+from beam_transforms import lmdb_file, lmdb_store
 from beam_transforms.lmdb_store import LmdbStore
 from beam_transforms.online_store import SLACK_MS, open_online_store
 from beam_transforms.record_layout import layouts
@@ -99,20 +102,63 @@ def test_vectors_that_expired_leave_the_folder(tmp_path):
 
 
 def _content_of(store):
-    with store._environment.begin() as transaction:
+    with store._file.use() as environment, environment.begin() as transaction:
         return dict(transaction.cursor())
 
 
-def test_a_folder_that_was_removed_and_written_anew_is_read_anew(tmp_path):
-    fill(tmp_path / "store")
-    with open_online_store(tmp_path / "store") as old:
-        shutil.rmtree(tmp_path / "store")
-        fill(tmp_path / "store", NEXT_MS)
-        with open_online_store(tmp_path / "store") as new:
-            assert (old.as_of_ms, new.as_of_ms) == (BEGIN_MS, NEXT_MS)
-        assert old.as_of_ms == BEGIN_MS
+def test_a_folder_that_was_removed_and_written_anew_is_read_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(lmdb_file, "_CHECK_S", 0)
+    fill(tmp_path / "store", value=3)
+    with open_online_store(tmp_path / "store") as store, open_online_store(tmp_path / "store") as other:
+        with store._file.use() as environment, environment.begin() as transaction:
+            shutil.rmtree(tmp_path / "store")
+            with pytest.raises(OSError, match="the online store was removed; write it again"):
+                store.request(1)
+            fill(tmp_path / "store", NEXT_MS, rooms=ROOMS[:2], value=5)
+            for reader in (store, other, store):
+                rooms, inputs = reader.request(1)
+                assert rooms.tolist() == ROOMS[:2].tolist() and (inputs["statistic_sequence"] == 5).all()
+                assert reader.as_of_ms == NEXT_MS
+            assert transaction.get(b"\x00stamp")  # who reads the old file still does so
+        with pytest.raises(lmdb.Error, match="closed"):
+            environment.begin()
+    assert not lmdb_file._open
     with pytest.raises(ValueError, match="no online store here"):
         open_online_store(tmp_path / "none")
+
+
+def test_whether_a_folder_is_still_there_is_looked_at_now_and_then(tmp_path):
+    fill(tmp_path / "store")
+    with open_online_store(tmp_path / "store") as store:
+        shutil.rmtree(tmp_path / "store")
+        assert store.as_of_ms == BEGIN_MS
+        store._file._checked_s -= 1
+        for _ in range(2):
+            with pytest.raises(OSError, match="was removed"):
+                store.request(1)
+
+
+def test_too_many_readers_are_no_damage(tmp_path, monkeypatch):
+    monkeypatch.setattr(lmdb_file, "READERS", 1)
+    fill(tmp_path)
+    with open_online_store(tmp_path) as store, store._file.use() as environment:
+        with environment.begin(), pytest.raises(OSError, match="too many readers"):
+            store.request(1)
+        assert len(store.request(1)[0]) == len(ROOMS)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"), [(lmdb.MapResizedError, "another process let it grow"), (lmdb.MemoryError, "enough memory")]
+)
+def test_what_passes_is_no_damage(tmp_path, monkeypatch, error, message):
+    def fail(**_):
+        raise error
+
+    fill(tmp_path)
+    with open_online_store(tmp_path) as store, monkeypatch.context() as patch:
+        patch.setattr(store._file, "use", lambda: contextlib.nullcontext(SimpleNamespace(begin=fail)))
+        with pytest.raises(OSError, match=message):
+            store.request(1)
 
 
 def test_stores_of_one_folder_in_one_process_share_it_between_threads(tmp_path):

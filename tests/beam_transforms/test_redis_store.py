@@ -3,14 +3,16 @@ import time
 
 import numpy as np
 import pytest
+from redis.client import Pipeline
 from redis.connection import AbstractConnection
 
-from beam_transforms import redis_vectors
+from beam_transforms import redis_store, redis_vectors
 from beam_transforms.local_redis import HOW_TO_INSTALL, LocalRedis
 from beam_transforms.online_store import SLACK_MS, open_online_store
 from beam_transforms.record_layout import layouts
 from beam_transforms.redis_store import RedisStore
 from beam_transforms.schema import MEMORY_MS, ROOM_MEMORY_MS, WINDOW_MS
+from beam_transforms.unusable_store_error import UnusableStoreError
 from tests.beam_transforms.stored_tables import (
     BEGIN_MS,
     NEXT_MS,
@@ -18,6 +20,7 @@ from tests.beam_transforms.stored_tables import (
     SMALL_SCHEMA,
     USERS,
     client_of,
+    content,
     fill,
     tables,
 )
@@ -155,6 +158,114 @@ def test_a_redis_writer_without_the_lease_can_not_move_the_head(redis_location, 
         client.pexpire("test:writer", 50)
         assert not store.write(SMALL_SCHEMA, NEXT_MS, {}, ROOMS).skipped
     assert client.exists("test:writer") == 0
+
+
+@pytest.mark.parametrize("at_work", [False, True])
+def test_a_redis_writer_that_was_stopped_for_too_long_overwrites_nothing(redis_location, at_work):
+    """Its successor has written a later window, and may be at work on the next."""
+    fill(redis_location)
+    client = client_of(redis_location)
+    filled = tables(SMALL_SCHEMA, ROOMS, USERS, NEXT_MS, value=5)
+    found = []
+
+    def stopped(batches):
+        client.delete("test:writer")  # the lease ran out
+        fill(redis_location, NEXT_MS + WINDOW_MS, value=9)
+        if at_work:
+            client.set("test:writer", "somebody else", px=5000)
+        found.append(content(redis_location))
+        yield from batches
+
+    filled[("user_id",)] = stopped(filled[("user_id",)])
+    with open_online_store(redis_location, readonly=False) as store:
+        with pytest.raises(OSError, match="another writer took over"):
+            store.write(SMALL_SCHEMA, NEXT_MS, filled, ROOMS)
+        assert (store.request(1)[1]["entered_authors"] == 9).all()
+    assert content(redis_location) == found[0]
+    assert client.pttl("test:writer") <= 5000
+
+
+def test_records_of_a_window_that_was_overtaken_between_check_and_write_are_not_written(redis_location, monkeypatch):
+    fill(redis_location)
+    client = client_of(redis_location)
+    before = content(redis_location)
+    begin = Pipeline.multi
+
+    def late(pipeline):
+        client.set("test:writer", "somebody else")
+        begin(pipeline)
+
+    with (
+        open_online_store(redis_location, readonly=False) as store,
+        monkeypatch.context() as patch,
+        pytest.raises(OSError, match="another writer took over"),
+    ):
+        patch.setattr(Pipeline, "multi", late)
+        store.write(SMALL_SCHEMA, NEXT_MS, tables(SMALL_SCHEMA, ROOMS, USERS, NEXT_MS, value=5), ROOMS)
+    client.delete("test:writer")
+    assert content(redis_location) == before
+
+
+def test_a_writer_that_lost_its_lease_removes_nothing_of_its_successor(redis_location, monkeypatch):
+    fill(redis_location)
+    client, found = client_of(redis_location), []
+    with open_online_store(redis_location, readonly=False) as store:
+        move = store._move
+
+        def late(*arguments):
+            move(*arguments)
+            client.delete("test:writer")  # the lease ran out
+            fill(redis_location, NEXT_MS + WINDOW_MS, value=9)
+            found.append(content(redis_location))
+
+        monkeypatch.setattr(store, "_move", late)
+        with pytest.raises(OSError, match="another writer took over"):
+            store.write(SMALL_SCHEMA, NEXT_MS, tables(SMALL_SCHEMA, ROOMS, USERS, NEXT_MS), ROOMS, replace=True)
+        assert (store.request(1)[1]["entered_authors"] == 9).all()
+    assert content(redis_location) == found[0]
+
+
+def test_a_writer_keeps_its_lease_while_it_removes_what_was_replaced(redis_location, monkeypatch):
+    fill(redis_location)
+    client, left_ms = client_of(redis_location), []
+    monkeypatch.setattr(redis_store, "_CHUNK", 2)
+    with open_online_store(redis_location, readonly=False) as store:
+        scan = store._server.scan_iter
+
+        def slow(**arguments):
+            client.pexpire("test:writer", 5000)
+            for name in scan(**arguments):
+                left_ms.append(client.pttl("test:writer"))
+                yield name
+
+        monkeypatch.setattr(store._server, "scan_iter", slow)
+        store.write(SMALL_SCHEMA, NEXT_MS, tables(SMALL_SCHEMA, ROOMS, USERS, NEXT_MS), ROOMS, replace=True)
+    assert left_ms[0] <= 5000 < min(left_ms[2:])
+
+
+def test_what_the_server_refuses_is_not_the_requests_fault(redis_location):
+    fill(redis_location)
+    client = client_of(redis_location)
+    with open_online_store(redis_location) as store:
+        client.lpush("test:served", "not a string")
+        with pytest.raises(UnusableStoreError, match="WRONGTYPE"):
+            store.request(1)
+
+
+def test_a_reader_does_not_wait_long_for_a_server_that_hangs():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        begin = time.monotonic()
+        with pytest.raises(ConnectionError, match="no answer from the Redis"):
+            open_online_store(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        assert 0.4 < time.monotonic() - begin < 1.5  # once the timeout of 0.5 s
+
+
+def test_a_reader_connects_again_when_the_server_has_closed_its_connection(redis_location):
+    fill(redis_location)
+    with open_online_store(redis_location) as store:
+        store.request(1)
+        assert client_of(redis_location).client_kill_filter(_type="normal", skipme=True) >= 1
+        assert len(store.request(1)[0]) == len(ROOMS)
 
 
 def test_a_full_redis_keeps_its_head(redis_location):

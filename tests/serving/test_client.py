@@ -20,6 +20,7 @@ from serving.protos import serving_api_pb2 as api
 from serving.ranking_error import RankingError
 from serving.retry_budget import RetryBudget
 from serving.tensors import from_tensor_proto, to_tensor_proto
+from tests.beam_transforms.stored_tables import BEGIN_MS, ROOMS, fill
 
 
 class FakeStore:
@@ -158,6 +159,30 @@ def test_unknown_user_or_room_is_an_error_that_says_so(client, user, rooms, mess
     with pytest.raises(RankingError, match=message) as caught:
         client.rank(user, rooms)
     assert caught.value.code == "NOT_FOUND"
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        (b"\x00head", "the head of the online store can't be read"),
+        (b"\x00served", "of the versions that are served can't be read"),
+        (b"\x01", "the store is damaged"),
+        (b"\x02", "width"),
+    ],
+)
+def test_a_damaged_store_is_not_the_requests_fault(server, tmp_path, key, message):
+    fill(tmp_path)
+    with open_online_store(tmp_path, readonly=False) as store:
+        store.set_served({"stable": 1}, {1: 2})
+        store.write_foresight(1, ROOMS, np.zeros((len(ROOMS), 2)), BEGIN_MS)
+        with RankingClient(server.address, "ranker", store) as client:
+            with store._file.use() as environment, environment.begin(write=True) as transaction:
+                for name in [name for name, _ in transaction.cursor() if name.startswith(key)]:
+                    transaction.put(name, b"damaged")
+                transaction.put(b"\x00stamp", b"another")
+            with pytest.raises(RankingError, match=message) as caught:
+                client.rank(1)
+    assert (caught.value.code, server.calls) == ("UNAVAILABLE", 0)
 
 
 def test_a_store_that_can_not_be_reached_is_an_error_that_says_so(server):
@@ -363,7 +388,7 @@ def test_rooms_with_vectors_are_ranked_by_the_version_of_the_vectors(server):
     assert versions.signatures == [("rank", 2)]
     assert store.reads == ["stable"]
     assert (ranking.version, ranking.label, ranking.rooms_by_default) == (2, "stable", 0)
-    assert ranking.foresight_end_ms == 30_000
+    assert ranking.foresight_end_ms == 10_000, "the oldest: the newest would hide a refresh that stands still"
     assert [room.scores["ctr"] for room in ranking.rooms] == pytest.approx([0.21] * 3)
 
 
@@ -375,7 +400,7 @@ def test_rooms_without_a_vector_are_scored_from_raw_features_by_the_same_version
     assert versions.asked[0][3]["live_id"].tolist() == [30, 10]
     assert versions.asked[1][3]["live_id"].tolist() == [20]
     assert {room.live_id: round(room.scores["ctr"], 3) for room in ranking.rooms} == {10: 0.21, 20: 0.2, 30: 0.21}
-    assert (ranking.version, ranking.rooms_by_default, ranking.foresight_end_ms) == (2, 1, 30_000)
+    assert (ranking.version, ranking.rooms_by_default, ranking.foresight_end_ms) == (2, 1, 10_000)
 
 
 def test_a_version_without_any_vector_answers_from_raw_features(server):

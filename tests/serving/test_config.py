@@ -168,6 +168,15 @@ def test_kubernetes_names_and_ports_agree(kubernetes, container):
     assert container["livenessProbe"]["grpc"]["port"] == ports["grpc"]
 
 
+def test_kubernetes_lets_nobody_in_from_other_namespaces_but_for_metrics(kubernetes):
+    (policy,) = [document["spec"] for (kind, _), document in kubernetes.items() if kind == "NetworkPolicy"]
+    assert (policy["podSelector"], policy["policyTypes"]) == ({}, ["Ingress"])
+    own, monitoring = policy["ingress"]
+    assert own == {"from": [{"podSelector": {}}]}
+    named = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    assert monitoring == {"from": [named], "ports": [{"port": "rest"}]}
+
+
 def test_kubernetes_stays_within_the_cluster_and_without_root(kubernetes):
     for (kind, name), document in kubernetes.items():
         if kind == "Service":

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import grpc
 import numpy as np
@@ -17,6 +18,7 @@ from google.protobuf import text_format
 from beam_transforms.online_store import open_online_store
 from beam_transforms.schema import WINDOW_MS
 from beam_transforms.served import Served
+from serving import rooms_command as rooms_module
 from serving.protos import serving_api_pb2 as api
 from serving.ranking_error import RankingError
 from serving.room_follower import RoomFollower
@@ -359,6 +361,55 @@ def test_the_file_of_the_server_keeps_the_label(server, store, tmp_path, caplog)
     assert len(list(tmp_path.iterdir())) == 2  # and the store
 
 
+def test_a_label_that_is_served_is_never_dropped(server, store, config):
+    """Version 3 comes while 2 is compared with 1, and the server unloads 1: users of "stable" still ask for it."""
+    server.sizes |= {2: 3, 3: 3}
+    with RoomSide(store, server.address, MODEL, model_config=config) as room_side:
+        room_side.promote(1)
+        room_side.promote(2, "canary")
+        server.states[1] = "END"
+        server.calls.clear()
+        with pytest.raises(RankingError, match=r"the labels {'stable': 1} are served, .* specific { versions"):
+            room_side.promote(3, "canary")
+    assert not [call for call in server.calls if isinstance(call, tuple)], "nothing is computed in vain"
+    assert store.served.labels == {"stable": 1, "canary": 2}
+    assert dict(config.version_labels) == dict(server.configs[0].version_labels) == {"stable": 1, "canary": 2}
+
+
+def test_a_promotion_that_is_tried_again_computes_nothing_twice(server, store, room_side):
+    server.sizes[2] = 3
+    room_side.promote(1)
+
+    def refuse(method, context):
+        if method == "HandleReloadConfigRequest":
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not now")
+
+    server.before = refuse
+    for _ in range(3):
+        with pytest.raises(RankingError, match="not now"):
+            room_side.promote(2)
+    server.before = lambda method, context: None
+    _next_window(store)
+    assert room_side.promote(2).rooms == 2
+    _check(store, 2)
+    assert [call for call in server.calls if isinstance(call, tuple) and call[0] == 2] == [(2, 4), (2, 2), (2, 2)]
+    assert room_side.promote(2).rooms == 6  # what is promoted anew is computed anew
+
+
+def test_a_version_that_fails_does_not_hold_up_the_others(server, store, room_side):
+    server.sizes[2] = 4
+    room_side.promote(1)
+    room_side.promote(2, "canary")
+    server.change = lambda vectors: vectors * np.nan if vectors[0, 0] == 1 else vectors
+    _next_window(store)
+    with pytest.raises(RankingError, match="version 1 answered"):
+        room_side.refresh()
+    _check(store, 2, "canary")
+    server.change = lambda vectors: vectors
+    assert room_side.refresh().rooms == 2
+    _check(store, 1)
+
+
 def test_a_server_that_refuses_leaves_the_file(server, store, tmp_path):
     server.sizes[2], server.states[2] = 3, "LOADING"
     file = tmp_path / "models.config"
@@ -409,6 +460,51 @@ def test_a_job_follows_server_and_store(server, store, room_side):
     assert follower.step() is None
 
 
+def test_a_promotion_leaves_no_window_out_for_other_versions(server, store, room_side):
+    server.sizes[2], server.states[2] = 4, "LOADING"
+    room_side.promote(1)
+    follower = RoomFollower(room_side, room_side._service, store, MODEL, "next")
+    follower.step()
+    _next_window(store)
+    server.states = {}
+    assert [follower.step().event for _ in range(2)] == ["promote", "refresh"]
+    _check(store, 1)
+    assert follower.step() is None
+
+
+def test_a_job_that_only_refreshes_promotes_nothing(server, store, room_side):
+    server.sizes[2] = 4
+    room_side.promote(1)
+    follower = RoomFollower(room_side, room_side._service, store, MODEL, None)
+    assert follower.step().versions == (1,) and follower.step() is None
+    room_side.promote(2, "canary")  # by another process, before or after this window
+    assert follower.step().versions == (1, 2) and follower.step() is None
+    server.sizes[3] = 3
+    _next_window(store)
+    assert follower.step().versions == (1, 2) and follower.step() is None
+    assert store.served.labels == {"stable": 1, "canary": 2}
+    _check(store, 1)
+    _check(store, 2, "canary")
+
+
+def test_what_fails_is_tried_again_after_longer_and_longer(server, store, tmp_path, monkeypatch, capsys):
+    server.sizes, waits = {}, []
+
+    class Ended:
+        def is_set(self):
+            return len(waits) == 11
+
+        def wait(self, seconds):
+            waits.append(seconds)
+            server.sizes = {1: 3} if len(waits) in (7, 8) else {}
+
+    monkeypatch.setattr(rooms_module, "threading", SimpleNamespace(Event=Ended))
+    monkeypatch.setattr(rooms_module.signal, "signal", lambda *_: None)
+    rooms_module.follow_rooms(server.address, MODEL, str(tmp_path / "store"), None, "stable", False, True)
+    assert waits == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 0.2, 0.2, 0.2, 0.4]
+    assert [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()] == ["error", "promote", "error"]
+
+
 def _invoke(*arguments):
     return CliRunner().invoke(rooms_command, [*map(str, arguments), "--model-name", MODEL, "--once"])
 
@@ -425,6 +521,9 @@ def test_the_command_promotes_once(server, store, tmp_path, config):
     assert (line["event"], line["versions"], line["rooms"], line["label"]) == ("promote", [1], 6, "stable")
     assert "stable" in file.read_text()
     _check(store, 1)
+    server.sizes[2] = 3
+    assert "refreshed 1: 0 rooms" in _invoke(*arguments, "--refresh-only").output
+    del server.sizes[2]
     assert "promoted 1 as next: 6 rooms" in _invoke(*arguments, "--label", "next").output
     server.sizes = {}
     assert "Error: " in _invoke(*arguments).output and _invoke(*arguments).exit_code == 1

@@ -3,7 +3,6 @@ import sys
 
 import pytest
 
-from serving.model_service_client import ModelServiceClient
 from serving.protos import model_metadata_pb2 as metadata
 from serving.ranking_error import RankingError
 from serving.signature_client import Signature, SignatureClient
@@ -26,12 +25,13 @@ def test_signatures_are_read_by_name():
     assert found["forecast"].outputs == {"foresight": (-1, 7)}
 
 
-def test_signatures_of_a_real_server(served):
+def test_signatures_of_a_real_server(served, place, tmp_path):
     """The bytes are those of TensorFlow Serving's own messages."""
-    with ModelServiceClient(served.running.address) as service:
-        version = service.wait_for_version("first", None, 10.0)  # other tests publish, too
+    place(tmp_path / "signatures", 3, 0.5)
+    served.serve("signatures", tmp_path / "signatures").close()
+    served.wait("signatures", 3)
     with SignatureClient(served.running.address) as client:
-        signature = client.signatures("first", version)["serving_default"]
+        signature = client.signatures("signatures", 3)["serving_default"]
     assert signature.inputs == {"user_id": (-1,), "context": (-1, 3)}
     assert set(signature.outputs) == {"ctr", "gtr"}
 

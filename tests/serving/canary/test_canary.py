@@ -28,13 +28,18 @@ from serving.ranking_error import RankingError
 
 ROOT = Path(__file__).parents[2]
 CONFIG = CanaryConfig("trial", share=0.5, min_impressions=1000)
+SPLIT = CanarySplit(0.5, "trial")
 
 
 class FakeLabels:
-    """Labels, and what was done to them."""
+    """Labels, and what was done to them; the server has the versions 7, 8 and 9."""
 
     def __init__(self, **labels):
-        self.labels, self.done = labels, []
+        self.labels, self.done, self.available = labels, [], {7, 8, 9}
+
+    @property
+    def served(self):
+        return self.labels
 
     def promote(self, version, label):
         self.done.append(("promote", version, label))
@@ -45,13 +50,17 @@ class FakeLabels:
         self.labels.pop(label, None)
 
 
-def _lines(generator, rows, side, effect=1.0, inflation=1.0, **more):
+def _lines(generator, rows, side, effect=1.0, inflation=1.0, split=SPLIT, **more):
+    """Outcomes of users of a side; `effect` on clicks, `inflation` of scores."""
     chance = generator.uniform(0.2, 0.6, rows)
     clicked = generator.random(rows) < chance * effect
     scores = np.clip(chance * effect * inflation, 0, 1)
-    users = generator.integers(0, 10**9, rows)
+    users = generator.integers(0, 10**9, 4 * rows + 200)
+    users = users[split.on_canary(users) == (side == "canary")][:rows]
+    version = 8 if side == "canary" else 7
+    said = {"experiment": split.salt, "version": version, "fell_back": False}
     return [
-        json.dumps({"user_id": int(user), "side": side, "score": float(score), "label": int(label)} | more)
+        json.dumps(said | {"user_id": int(user), "score": float(score), "label": int(label)} | more)
         for user, score, label in zip(users, scores, clicked, strict=True)
     ]
 
@@ -82,7 +91,7 @@ def test_a_good_version_is_promoted(tmp_path, trial, labels):
     generator = np.random.default_rng(0)
     _write(tmp_path / "outcomes.jsonl", _lines(generator, 60_000, "stable") + _lines(generator, 60_000, "canary", 1.1))
     assert trial.read(tmp_path / "outcomes.jsonl") == 120_000
-    decision = trial.decide(now_ms=2_000_000)
+    decision = trial.decide(labels.served, now_ms=2_000_000)
     assert decision.action == "promote"
     trial.act(decision, labels)
     assert labels.labels == {"stable": 8}
@@ -96,13 +105,13 @@ def test_a_bad_version_is_rolled_back(tmp_path, trial, labels):
     lines = _lines(generator, 10_000, "stable") + _lines(generator, 10_000, "canary", inflation=1.6)
     _write(tmp_path / "outcomes.jsonl", lines)
     trial.read(tmp_path / "outcomes.jsonl")
-    decision = trial.decide(now_ms=2_000_000)
+    decision = trial.decide(labels.served, now_ms=2_000_000)
     assert decision.action == "roll_back"
     trial.act(decision, labels)
     assert labels.labels == {"stable": 7}
     again = Canary(tmp_path / "canary.json")
     assert (again.state.phase, again.state.reasons) == ("rolled_back", decision.reasons)
-    assert again.decide().reasons == ("version 8 is rolled_back already",)
+    assert again.decide(labels.served).reasons == ("version 8 is rolled_back already",)
 
 
 def test_what_broke_off_between_two_labels_is_done_again(tmp_path, trial, labels):
@@ -110,12 +119,51 @@ def test_what_broke_off_between_two_labels_is_done_again(tmp_path, trial, labels
         def withdraw(self, label):
             raise OSError("the server went")
 
+    broken = Broken(stable=7, canary=8)
     with pytest.raises(OSError, match="went"):
-        trial.act(Decision("promote", ("why",)), Broken(stable=7))
-    again = Canary(tmp_path / "canary.json")
-    assert again.state.phase == "running"
-    again.act(Decision("promote", ("why",)), labels)
-    assert labels.labels == {"stable": 8}
+        trial.act(Decision("promote", ("why",)), broken)
+    assert broken.labels == {"stable": 8, "canary": 8}
+    for again in (trial, Canary(tmp_path / "canary.json")):
+        assert (again.state.phase, again.split.share) == ("promoting", 0.0)
+        # An end by the rule, or by the labels, which have moved half: what was begun counts.
+        assert again.decide(broken.served, now_ms=10**15) == Decision("promote", ("why",))
+    with pytest.raises(ValueError, match=r"version 8 is on trial already \(promoting\)"):
+        Canary.start(tmp_path / "canary.json", 9, CONFIG, labels)
+    again.act(again.decide(broken.served), labels)
+    assert labels.labels == {"stable": 8} and labels.done[1:] == [("promote", 8, "stable"), ("withdraw", "canary")]
+    assert Canary(tmp_path / "canary.json").state.phase == "promoted"
+
+
+def test_a_roll_back_that_broke_off_is_never_a_promotion(tmp_path, trial, labels):
+    class Broken(FakeLabels):
+        def withdraw(self, label):
+            raise OSError("the server went")
+
+    with pytest.raises(OSError, match="went"):
+        trial.act(Decision("roll_back", ("why",)), Broken(stable=7, canary=8))
+    trial.act(Decision("promote", ("by other outcomes",)), labels)
+    assert (trial.state.phase, labels.labels) == ("rolled_back", {"stable": 7})
+    assert trial.state.reasons == ("why",)
+
+
+def test_a_label_that_moves_ends_the_trial(trial, labels):
+    assert trial.decide(labels.served, now_ms=1_000_000).action == "go_on"
+    moved = trial.decide({"stable": 7, "canary": 9}, now_ms=1_000_000)
+    assert moved == Decision("roll_back", ("label 'canary' has moved from version 8 to 9 during the trial",))
+    moved = trial.decide({"stable": 9}, now_ms=1_000_000)
+    assert moved.action == "roll_back"
+    assert moved.reasons == (
+        "label 'stable' has moved from version 7 to 9 during the trial",
+        "label 'canary' has moved from version 8 to None during the trial",
+    )
+
+
+@pytest.mark.parametrize("served", [{}, {"stable": 8}, {"stable": 6}])
+def test_a_trial_needs_another_version_to_compare_with(tmp_path, served):
+    labels = FakeLabels(**served)
+    with pytest.raises(ValueError, match="version 8 can't be tried: the stable version is"):
+        Canary.start(tmp_path / "canary.json", 8, CONFIG, labels)
+    assert not labels.done and not (tmp_path / "canary.json").exists()
 
 
 def test_nothing_is_done_while_it_goes_on_or_when_it_has_ended(trial, labels):
@@ -131,7 +179,67 @@ def test_one_version_is_tried_at_a_time(tmp_path, trial, labels):
     with pytest.raises(ValueError, match="version 8 is on trial already"):
         Canary.start(tmp_path / "canary.json", 9, CONFIG, labels)
     trial.act(Decision("roll_back", ("why",)), labels)
-    assert Canary.start(tmp_path / "canary.json", 9, CONFIG, labels).state.version == 9
+    config = CanaryConfig("another trial", share=0.5)
+    assert Canary.start(tmp_path / "canary.json", 9, config, labels).state.version == 9
+
+
+def test_a_trial_is_decided_by_its_own_outcomes(tmp_path, trial, labels):
+    """Both follow one folder, to which late lines of the first trial are still added during the second one."""
+    path, folder = tmp_path / "canary.json", tmp_path / "outcomes"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    good = _lines(generator, 60_000, "stable") + _lines(generator, 60_000, "canary", 1.1)
+    _write(folder / "1.jsonl", good[20_000:100_000])
+    trial.read(folder)
+    trial.act(Decision("roll_back", ("why",)), labels)
+    with pytest.raises(ValueError, match="there was a trial with the salt 'trial' already"):
+        Canary.start(path, 9, CONFIG, labels)
+    second = Canary.start(path, 9, CanaryConfig("second", share=0.5, min_impressions=1000), labels, now_ms=1_000_000)
+    _write(folder / "1.jsonl", good[:20_000] + good[100_000:])
+    _write(folder / "2.jsonl", _lines(generator, 30, "canary", split=second.split, version=9))
+    assert second.read(folder) == 120_030
+    assert second.status()["sides"]["canary"]["impressions"] == 30
+    assert (second.state.refused, second.decide(labels.served, now_ms=1_000_000).action) == (120_000, "go_on")
+    assert "experiment 'trial' isn't this one, which is 'second'" in second.state.refusal
+    second.act(Decision("roll_back", ("why",)), labels)
+    with pytest.raises(ValueError, match="there was a trial with the salt 'trial' already"):
+        Canary.start(path, 8, CONFIG, labels)
+
+
+def test_a_canary_that_fails_is_rolled_back(tmp_path, trial, labels):
+    """The stable version stands in for it, so clicks and calibration are as good as ever."""
+    generator = np.random.default_rng(0)
+    _write(tmp_path / "outcomes.jsonl", _lines(generator, 60_000, "stable") + _lines(generator, 42_000, "canary"))
+    _write(tmp_path / "outcomes.jsonl", _lines(generator, 18_000, "canary", fell_back=True, version=7))
+    trial.read(tmp_path / "outcomes.jsonl")
+    decision = trial.decide(labels.served, now_ms=2_000_000)
+    assert decision.action == "roll_back" and "left 30.0% of what it was asked for" in decision.reasons[0]
+    sides = trial.status()["sides"]
+    assert [sides[name]["impressions"] for name in ("stable", "canary", "fell_back", "failed")] == [
+        60_000,
+        42_000,
+        18_000,
+        0,
+    ]
+
+
+def test_requests_without_an_answer_are_failures_of_the_canary(tmp_path, trial, labels):
+    generator = np.random.default_rng(0)
+    _write(tmp_path / "outcomes.jsonl", _lines(generator, 3000, "stable") + _lines(generator, 3000, "canary"))
+    for side in ("stable", "canary"):
+        _write(tmp_path / "outcomes.jsonl", _lines(generator, 600, side, error="DEADLINE_EXCEEDED"))
+    trial.read(tmp_path / "outcomes.jsonl")
+    sides = trial.status()["sides"]
+    assert (sides["stable"]["impressions"], sides["failed"]["impressions"], trial.state.refused) == (3000, 600, 0)
+    assert trial.decide(labels.served, now_ms=2_000_000).action == "roll_back"
+
+
+def test_files_of_one_name_in_two_folders_are_two(tmp_path, trial):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        _write(tmp_path / name / "1.jsonl", _lines(np.random.default_rng(0), 10, "canary"))
+    assert [trial.read(tmp_path / name) for name in ("a", "b")] == [10, 10]
+    assert trial.read(tmp_path / "a" / ".." / "b" / "1.jsonl") == 0
 
 
 def test_a_start_that_is_repeated_keeps_what_was_counted(tmp_path, trial, labels):
@@ -160,23 +268,35 @@ def test_a_folder_is_followed_line_by_line(tmp_path, trial):
 
 
 def test_lines_that_cannot_be_used_are_counted_with_the_reason(tmp_path, trial):
-    good = {"user_id": 1, "side": "canary", "score": 0.5, "label": 1}
+    (on,), (off,) = ([user for user in range(99) if SPLIT.label(user) == side][:1] for side in ("canary", "stable"))
+    good = {"experiment": "trial", "user_id": on, "version": 8, "fell_back": False, "score": 0.5, "label": 1}
+    stable = {**good, "user_id": off, "version": 7}
     wrong = [
         "{",
         "[]",
-        json.dumps({**good, "side": "left"}),
+        json.dumps({**good, "experiment": "another"}),
+        json.dumps({name: value for name, value in good.items() if name != "experiment"}),
+        json.dumps({name: value for name, value in good.items() if name != "version"}),
+        json.dumps({name: value for name, value in good.items() if name != "fell_back"}),
+        json.dumps({**good, "fell_back": 0}),
+        json.dumps({**good, "fell_back": True}),  # the canary's version
+        json.dumps({**good, "version": 7}),
+        json.dumps({**stable, "fell_back": True}),
+        json.dumps({**stable, "version": 8}),
         json.dumps({**good, "score": 1.5}),
         json.dumps({**good, "score": float("nan")}),
         json.dumps({**good, "label": 2}),
         json.dumps({**good, "user_id": "1"}),
         json.dumps({**good, "user_id": 2**64}),
-        json.dumps({"user_id": 1, "side": "canary", "score": 0.5}),
+        json.dumps({name: value for name, value in good.items() if name != "label"}),
         json.dumps({**good, "version": 9}),
     ]
-    _write(tmp_path / "outcomes.jsonl", [*wrong, json.dumps(good), json.dumps({**good, "version": 8})])
-    assert trial.read(tmp_path / "outcomes.jsonl") == len(wrong) + 2
+    right = [good, stable, {**good, "fell_back": True, "version": 7}]
+    _write(tmp_path / "outcomes.jsonl", [*map(json.dumps, right), *wrong])
+    assert trial.read(tmp_path / "outcomes.jsonl") == len(wrong) + 3
     status = trial.status()
-    assert (status["refused"], status["sides"]["canary"]["impressions"]) == (len(wrong), 2)
+    assert status["refused"] == len(wrong)
+    assert [side["impressions"] for side in status["sides"].values()] == [1, 1, 1, 0]
     assert "version 9 isn't the canary's, which is 8" in status["refusal"]
 
 
@@ -294,16 +414,19 @@ def test_users_are_ranked_by_the_version_of_their_side():
     assert set(versions) == {7, 8}
 
 
-@pytest.mark.parametrize("code", ["NOT_FOUND", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "INTERNAL"])
+@pytest.mark.parametrize(
+    "code", ["NOT_FOUND", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "INTERNAL", "DEADLINE_EXCEEDED"]
+)
 def test_a_canary_that_fails_is_stood_in_for_within_the_deadline(code):
     fake = FakeRankingClient(canary=code)
     ranking = CanaryClient(fake, CanarySplit(1.0, "trial"), deadline_s=0.5).rank(1)
     assert (ranking.label, ranking.version) == ("stable", 7)
     assert [label for label, _ in fake.asked] == ["canary", "stable"]
-    assert 0 < fake.asked[1][1] <= 0.5
+    assert fake.asked[0][1] == 0.25, "there is time left for the stable version"
+    assert 0.25 < fake.asked[1][1] <= 0.5
 
 
-@pytest.mark.parametrize("code", ["UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"])
+@pytest.mark.parametrize("code", ["UNAVAILABLE", "RESOURCE_EXHAUSTED"])
 def test_trouble_that_is_not_the_versions_is_not_asked_for_twice(code):
     fake = FakeRankingClient(canary=code)
     with pytest.raises(RankingError):
@@ -323,6 +446,11 @@ class FakeService:
     def __init__(self):
         self.told = []
 
+    def status(self, model_name):
+        assert model_name == "m"
+        states = {6: "END", 7: "AVAILABLE", 8: "LOADING"}
+        return {version: SimpleNamespace(state=state) for version, state in states.items()}
+
     def reload(self, configs):
         self.told.append([(config.name, dict(config.version_labels)) for config in configs])
 
@@ -336,6 +464,7 @@ def test_a_label_is_withdrawn_from_the_store_the_server_and_its_configuration(tm
     (tmp_path / "models.config").write_text(text)
     store, service = FakeStore({"stable": 7, "canary": 8}, {7: 4, 8: 4}), FakeService()
     labels = CanaryLabels(FakeLabels(), store, service, tmp_path / "models.config", "m")
+    assert (labels.served, labels.available) == ({"stable": 7, "canary": 8}, {7})
     for _ in range(2):  # again, as after a crash
         labels.withdraw("canary")
     assert store.served.labels == {"stable": 7}
@@ -349,9 +478,10 @@ class FakeContext:
     """Stands in for what moves labels in the commands."""
 
     labels: ClassVar[FakeLabels]
+    certificates: ClassVar[list]
 
-    def __init__(self, *_):
-        pass
+    def __init__(self, *arguments):
+        FakeContext.certificates.append(arguments[-1])
 
     def __enter__(self):
         return FakeContext.labels
@@ -363,7 +493,9 @@ class FakeContext:
 @pytest.fixture
 def command(tmp_path, monkeypatch, labels):
     monkeypatch.setattr(FakeContext, "labels", labels, raising=False)
+    monkeypatch.setattr(FakeContext, "certificates", [], raising=False)
     monkeypatch.setattr(serving.canary.command, "_labels", FakeContext)
+    monkeypatch.setattr(serving.canary.command, "_served", lambda store: labels.served)
 
     def run(*arguments):
         return CliRunner().invoke(serving.canary.command.canary, [*arguments, "--state", str(tmp_path / "canary.json")])
@@ -372,8 +504,11 @@ def command(tmp_path, monkeypatch, labels):
 
 
 def test_the_commands_drive_a_trial_from_start_to_end(tmp_path, command, labels):
-    started = command("start", "--version", "8", "--share", "0.5", "--min-impressions", "1000", "--json")
+    (tmp_path / "root.pem").write_text("a certificate")
+    more = ("--salt", "trial", "--root-certificates", str(tmp_path / "root.pem"))
+    started = command("start", "--version", "8", "--share", "0.5", "--min-impressions", "1000", "--json", *more)
     assert json.loads(started.output)["phase"] == "running"
+    assert FakeContext.certificates == [tmp_path / "root.pem"]
     generator = np.random.default_rng(0)
     outcomes = tmp_path / "outcomes.jsonl"
     _write(outcomes, _lines(generator, 500, "stable") + _lines(generator, 500, "canary"))
@@ -388,6 +523,35 @@ def test_the_commands_drive_a_trial_from_start_to_end(tmp_path, command, labels)
     status = command("status")
     assert status.output.startswith("version 8: rolled_back, 50.0% of users\n  CTR is certainly lower")
     assert "5,500" in status.output
+
+
+def test_a_decision_goes_on_after_a_transient_error(tmp_path, command, trial, labels, monkeypatch):
+    outcomes, slept, whole = tmp_path / "outcomes.jsonl", [], labels.withdraw
+
+    def sleep(seconds):
+        slept.append(seconds)
+        if len(slept) == 2:
+            generator = np.random.default_rng(0)
+            _write(outcomes, _lines(generator, 5000, "stable") + _lines(generator, 5000, "canary", effect=0.5))
+        labels.withdraw = fail if len(slept) == 2 else whole
+
+    def fail(label):
+        raise RankingError("UNAVAILABLE", "the server went")
+
+    monkeypatch.setattr(serving.canary.command, "time", SimpleNamespace(sleep=sleep))
+    arguments = ("decide", "--outcomes", str(outcomes), "--apply")
+    assert command(*arguments).exit_code == 1
+    result = command(*arguments, "--every", "30")
+    assert (result.exit_code, slept, labels.labels) == (0, [30, 30, 30], {"stable": 7})
+    assert result.output.count("no file or folder of outcomes here; trying again") == 2
+    assert result.output.count("failed: the server went; trying again") == 1
+    assert "roll back: CTR is certainly lower" in result.output
+
+
+def test_the_commands_look_at_the_store(tmp_path):
+    store = str(tmp_path / "none")
+    with pytest.raises(ValueError, match="no online store here"):
+        serving.canary.command._served(store)
 
 
 @pytest.mark.parametrize(
@@ -408,5 +572,5 @@ def test_the_state_is_small(tmp_path, trial):
         generator = np.random.default_rng(0)
         side.add(generator.integers(0, 10**9, 200_000), generator.random(200_000), generator.integers(0, 2, 200_000))
     trial.state.write(tmp_path / "canary.json")
-    assert (tmp_path / "canary.json").stat().st_size < 200_000
+    assert (tmp_path / "canary.json").stat().st_size < 400_000
     assert CanaryState.load(tmp_path / "canary.json").sides["canary"].impressions == 200_000

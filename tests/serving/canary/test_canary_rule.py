@@ -10,7 +10,7 @@ from serving.canary.always_valid import Interval, always_valid_interval, ratio_v
 from serving.canary.config import CanaryConfig
 from serving.canary.rule import decide
 from serving.canary.side_statistics import SideStatistics
-from serving.canary.split import CanarySplit
+from serving.canary.split import SIDES, CanarySplit
 
 CONFIG = CanaryConfig(
     "test", share=0.5, min_impressions=2000, max_calibration_error=0.2, max_ctr_loss=0.15, alpha=0.1, deadline_s=1e9
@@ -28,7 +28,7 @@ def _simulate(seed, effect=1.0, inflation=1.0, stable_inflation=1.0):
     activity = generator.gamma(1.0, 1.0, USERS)
     users = np.arange(USERS) + 10_000 * seed
     canary = CanarySplit(CONFIG.share, f"simulation {seed}").on_canary(users)
-    sides = {"stable": SideStatistics(), "canary": SideStatistics()}
+    sides = {name: SideStatistics() for name in SIDES}
     for _ in range(LOOKS):
         who = generator.choice(USERS, IMPRESSIONS, p=activity / activity.sum())
         chance = np.clip(liking[who] * generator.uniform(0.5, 1.5, IMPRESSIONS), 0, 0.95)
@@ -105,11 +105,11 @@ def test_a_new_version_is_not_blamed_for_what_is_wrong_with_both():
     assert set(actions) == {"go_on"}
 
 
-def _sides(stable, canary):
+def _sides(stable, canary, fell_back=(0, 0, 0), failed=0):
     """Sides from (impressions, clicks, score) of users that are all different."""
-    sides = {}
-    for name, (impressions, clicks, score) in {"stable": stable, "canary": canary}.items():
-        sides[name] = SideStatistics()
+    sides = {name: SideStatistics() for name in SIDES}
+    given = {"stable": stable, "canary": canary, "fell_back": fell_back, "failed": (failed, 0, 0)}
+    for name, (impressions, clicks, score) in given.items():
         labels = np.arange(impressions) < clicks
         sides[name].add(np.arange(impressions), np.full(impressions, score), labels)
     return sides
@@ -138,6 +138,44 @@ def test_a_good_canary_is_promoted_and_says_why():
     assert decision.action == "promote"
     assert decision.reasons[0].startswith("CTR changes by +0.0% (-")
     assert decision.reasons[1].startswith("predicted / observed clicks of the canary: 1.000 (0.9")
+
+
+def test_users_of_the_canary_count_for_its_ctr_whoever_answered_them():
+    """It failed for those who would have clicked least, or most: what is left of it tells nothing of the users."""
+    decision = decide(CONFIG, _sides((50_000, 10_000, 0.2), (49_900, 9_980, 0.2), (100, 0, 0.2)), 0.0)
+    assert decision.action == "promote" and decision.reasons[0].startswith("CTR changes by -0.2% (")
+    assert decision.reasons[1].startswith("predicted / observed clicks of the canary: 1.000"), "its own answers alone"
+
+
+@pytest.mark.parametrize(
+    ("fell_back", "failed", "action"), [(1500, 0, "roll_back"), (0, 1500, "roll_back"), (450, 0, "go_on")]
+)
+def test_what_the_canary_leaves_undone_counts_against_it(fell_back, failed, action):
+    sides = _sides((50_000, 10_000, 0.2), (49_000, 9_800, 0.2), (fell_back, fell_back // 5, 0.2), failed)
+    decision = decide(CONFIG, sides, 0.0)
+    assert decision.action == action
+    assert ("failures of more than 1.0% aren't ruled out yet" in decision.reasons) == (action == "go_on")
+
+
+def test_failures_are_seen_before_there_are_enough_impressions():
+    assert decide(CONFIG, _sides((900, 200, 0.2), (0, 0, 0.2), (100, 20, 0.2)), 0.0).action == "roll_back"
+    assert decide(CONFIG, _sides((900, 200, 0.2), (0, 0, 0.2), (49, 9, 0.2)), 0.0).action == "go_on"
+
+
+def test_failures_at_the_bound_are_hardly_ever_rolled_back():
+    generator = np.random.default_rng(0)
+    rolled_back = 0
+    for seed in range(100):
+        sides = {name: SideStatistics() for name in SIDES}
+        for _ in range(LOOKS):
+            users = generator.integers(0, USERS, IMPRESSIONS) + 10_000 * seed
+            failed = generator.random(IMPRESSIONS) < 0.01
+            for name, here in (("canary", ~failed), ("fell_back", failed)):
+                sides[name].add(users[here], np.full(here.sum(), 0.2), np.zeros(here.sum()))
+            if decide(CONFIG, sides, 0.0).action == "roll_back":
+                rolled_back += 1
+                break
+    assert rolled_back / 100 <= _allowed(100, CONFIG.alpha / 4)
 
 
 def test_a_canary_that_is_undecided_at_the_deadline_is_rolled_back():

@@ -5,12 +5,16 @@ import json
 import os
 import socket
 import struct
+import threading
 import time
+import tracemalloc
 
 import grpc
 import numpy as np
 import pytest
+from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
 
+from serving.local_server.serving_error import ServingError
 from serving.prediction_client import PredictionClient
 from serving.ranking_error import RankingError
 from serving.tensors import predict_request
@@ -182,17 +186,74 @@ def test_a_client_that_does_not_read_its_answers_is_left(serve_local):
             time.sleep(0.02)
 
 
+def claim(tensor, *shape):
+    """A tensor of int64 that claims a shape, and has one value."""
+    tensor.Clear()
+    tensor.dtype = 9
+    tensor.int64_val.append(1)  # stands for all values
+    for size in shape:
+        tensor.tensor_shape.dim.add(size=size)
+
+
 @pytest.mark.parametrize("shape", [[2**40], [2**31, 2**31], [-1]])
 def test_a_tensor_that_claims_a_huge_shape_costs_nothing(plain_server, room_inputs, shape):
     request = predict_request("m", room_inputs(2))
-    request.inputs["user_id"].Clear()
-    request.inputs["user_id"].dtype = 9
-    request.inputs["user_id"].int64_val.append(1)  # stands for all values
-    for size in shape:
-        request.inputs["user_id"].tensor_shape.dim.add(size=size)
+    claim(request.inputs["user_id"], *shape)
     with grpc.insecure_channel(plain_server.address) as channel, pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary(PREDICT)(request.SerializeToString(), timeout=10)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([f"invented {number}" for number in range(40)], "input size does not match signature"),
+        (["user_id", "context"], r": shape \[7864320\] takes more than the 4194304 bytes that are left"),
+    ],
+    ids=["invented", "known"],
+)
+def test_many_tensors_take_no_more_than_one(plain_server, names, message):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "m"
+    for name in names:
+        claim(request.inputs[name], 60 * 2**20 // 8)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ServingError, match=message) as caught:
+            plain_server._predictor.predict(request)
+        assert tracemalloc.get_traced_memory()[1] <= 65 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_invented_names_make_no_metrics(plain_server):
+    with grpc.insecure_channel(plain_server.address) as channel:
+        call = channel.unary_unary("/tensorflow.serving.PredictionService/GetModelMetadata")
+        for number in range(20):
+            request = get_model_metadata_pb2.GetModelMetadataRequest()
+            request.model_spec.name = f"invented-{number}"
+            with pytest.raises(grpc.RpcError) as caught:
+                call(request.SerializeToString(), timeout=10)  # no field: refused before the name is looked up
+            assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    head = b"POST /v1/models/invented-rest:classify HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+    assert rest(plain_server, head)[0] == 501
+    page = plain_server._metrics.page()
+    assert "invented" not in page
+    assert 'request_count{model_name="",status="INVALID_ARGUMENT"}' in page
+
+
+def test_a_connection_that_gets_no_thread_gives_its_place_back(serve_local, monkeypatch):
+    server = serve_local(rest_connections=1)
+    question = b"GET /v1/models/m HTTP/1.1\r\nHost: x\r\n\r\n"
+
+    def fail(self):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        assert rest(server, question) == (None, None)
+    assert rest(server, question)[0] == 200
 
 
 def test_random_requests_never_end_the_server(plain_server, room_inputs):

@@ -1,4 +1,5 @@
 import threading
+import time
 
 import grpc
 import numpy as np
@@ -116,6 +117,36 @@ def test_who_gave_up_is_not_computed(make):
     ask(batcher, compute, 3)
     assert outputs(futures[1:]) == [[4]]
     assert compute.rows == [2]
+
+
+def test_a_key_with_full_batches_does_not_starve_another(make):
+    """A lone request that has waited for its timeout goes before batches that were full later."""
+    batcher, order, go = make(max_batch_size=2, batch_timeout_micros=1000), [], threading.Event()
+
+    def noting(key):
+        def compute(inputs):
+            go.wait(10)
+            order.append(key)
+            return {"y": inputs["x"]}
+
+        return compute
+
+    busy = noting("busy")
+    running = ask(batcher, busy, 0, 0)
+    while batcher._queues:  # until the thread has taken it
+        pass
+    other = ask(batcher, noting("other"), 1, key="other")
+    time.sleep(0.005)
+    waiting = [ask(batcher, busy, 0, 0) for _ in range(5)]
+    go.set()
+    outputs([running, other, *waiting])
+    assert order == ["busy", "other", *["busy"] * 5]
+
+
+def test_a_batch_that_the_next_request_does_not_fit_into_waits_no_longer(make):
+    batcher, compute = make(max_batch_size=3, batch_timeout_micros=10_000_000), Doubler()
+    first, _ = ask(batcher, compute, 1, 2), ask(batcher, compute, 3, 4)
+    assert outputs([first]) == [[2, 4]]
 
 
 @settings(max_examples=40, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import struct
 import threading
 import time
 from concurrent import futures
@@ -100,7 +101,76 @@ def test_says_how_it_does_while_requests_wait(server, gate, room_inputs):
             future.result(10)
 
 
-def test_who_gave_up_waiting_is_not_computed(server, gate, room_inputs):
+def test_a_call_is_refused_before_its_message_is_there(server, gate, room_inputs, raw_call):
+    with futures.ThreadPoolExecutor(5) as pool:
+        taken = fill(pool, server, room_inputs)
+        call = raw_call(server.address, "/tensorflow.serving.PredictionService/Predict")
+        call.send(struct.pack(">BI", 0, 2**20) + b"x" * 100)
+        assert b"grpc-status\x018" in call.trailers()  # RESOURCE_EXHAUSTED, not DEADLINE_EXCEEDED
+        large = {"user_id": np.zeros(60_000, np.int64), "context": np.zeros((60_000, 3), np.float32)}
+        with PredictionClient(server.address, "m", deadline_s=10) as client:
+            for _ in range(3):  # on one connection
+                with pytest.raises(RankingError, match="2 requests are computed and 3 wait") as caught:
+                    client.predict(large)
+                assert caught.value.code == "RESOURCE_EXHAUSTED"
+            gate.set()
+            assert [future.result(10).version for future in taken] == [1] * 5
+            assert len(client.predict(large).outputs["ctr"]) == 60_000
+
+
+def test_messages_on_their_way_take_no_places(server, room_inputs, raw_call):
+    for _ in range(10):  # there are five
+        raw_call(server.address, "/tensorflow.serving.PredictionService/Predict").send(struct.pack(">BI", 0, 1000))
+    assert predict(server, room_inputs).version == 1
+
+
+def test_slow_reloads_hold_no_status_up(serve_local, monkeypatch):
+    server, go, begun = serve_local(), threading.Event(), threading.Event()
+
+    def reload(configs):
+        begun.set()
+        go.wait(20)
+
+    def ask():
+        with ModelServiceClient(server.address) as service:
+            service.reload({}, deadline_s=20)
+
+    monkeypatch.setattr(server.manager, "reload", reload)
+    with futures.ThreadPoolExecutor(6) as pool:
+        reloads = [pool.submit(ask) for _ in range(6)]
+        try:
+            assert begun.wait(10)
+            end = time.monotonic() + 5
+            with ModelServiceClient(server.address) as service:
+                while server._reloads._inside < 6:
+                    assert time.monotonic() < end
+                    time.sleep(0.01)
+                for _ in range(3):
+                    assert service.status("m", deadline_s=2)[1].state == "AVAILABLE"
+        finally:
+            go.set()
+        for each in reloads:
+            each.result(10)
+
+
+def test_a_batch_is_waited_for_until_the_deadline_only(serve_local, room_inputs, tmp_path):
+    parameters = tmp_path / "batching.config"
+    parameters.write_text("max_batch_size { value: 64 } batch_timeout_micros { value: 60000000 }")
+    server = serve_local(batching=True, batching_parameters=parameters, active=1, waiting=0, request_s=0.2)
+    for _ in range(3):
+        status, document = post(server)
+        assert status == 504, document
+    end = time.monotonic() + 5
+    while server._requests._inside:  # the thread is free again, though the batch still waits
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    with pytest.raises(RankingError) as caught:
+        predict(server, room_inputs, deadline_s=0.2)
+    assert caught.value.code == "DEADLINE_EXCEEDED"
+
+
+def test_who_gave_up_waiting_is_not_computed(serve_local, gate, room_inputs):
+    server = serve_local(active=2, waiting=3)  # one that hasn't learned from other tests that requests take long
     with futures.ThreadPoolExecutor(5) as pool:
         taken = [pool.submit(predict, server, room_inputs) for _ in range(2)]
         while server._requests._inside < 2:

@@ -95,6 +95,35 @@ def test_who_would_wait_past_its_deadline_is_refused_at_once(make):
     assert queue.submit(lambda: True, time.monotonic() + 0.01).result(5)  # a worker is free: it is tried
 
 
+def test_a_queue_of_quick_and_slow_requests_refuses_nobody_early():
+    queue = RequestQueue(1, 5, refuses_early=False)
+    queue.submit(lambda: time.sleep(0.2)).result(5)  # 0.01 s in the mean
+    go = threading.Event()
+    taken = queue.submit(go.wait)
+    quick = queue.submit(lambda: True, time.monotonic() + 0.01)
+    go.set()
+    assert taken.result(5)
+    assert isinstance(quick.exception(5), ServingError | None)  # late or not, it had its turn
+    queue.stop()
+
+
+def test_check_refuses_as_submit_does_and_takes_no_place(make):
+    queue = make(1, 1)
+    go = threading.Event()
+    for _ in range(5):
+        queue.check()
+    taken = [queue.submit(go.wait) for _ in range(2)]
+    with pytest.raises(ServingError, match="1 requests are computed and 1 wait") as caught:
+        queue.check()
+    assert caught.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED
+    go.set()
+    assert [future.result(5) for future in taken] == [True] * 2
+    queue.check()
+    queue.stop()
+    with pytest.raises(ServingError, match="shutting down"):
+        queue.check()
+
+
 @settings(max_examples=30, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(st.integers(1, 3), st.integers(0, 3), st.lists(st.sampled_from(["take", "finish", "cancel"]), max_size=40))
 def test_never_holds_more_than_its_places(workers, waiting, steps):

@@ -155,11 +155,20 @@ def local_only(served):
         (b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n", b"413"),
         (b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", b"400"),
         (b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", b"413"),
+        (
+            b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"0" * 20 + b"9" * 11 + b"\r\n\r\n",
+            b"413",
+        ),
+        (
+            b"POST /v1/models/none:predict HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"0" * 5000 + b"2\r\n\r\n{}",
+            b"400",
+        ),
         (b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"411"),
         (b"BREW /v1/models/m HTTP/1.1\r\nHost: x\r\n\r\n", b"501"),
         (b"DELETE /v1/models/m HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
         (b"GET /v1/models/m/versions/99999999999999999999 HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
+        (b"GET /v1/models/m/versions/" + b"9" * 5000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
     ],
 )
 def test_what_is_no_proper_request_gets_a_json_error(served, head, status):

@@ -11,6 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from google.protobuf import text_format
 
+from serving.local_server.model_server import ModelServer
+from serving.local_server.server_options import ServerOptions
 from serving.local_server.tls_config import TlsConfig
 from serving.protos import server_config_pb2
 
@@ -124,3 +126,10 @@ def test_client_certificates_need_an_authority(tmp_path, pairs):
     path = write_config(tmp_path / "ssl.config", server_key=key, server_cert=certificate, client_verify=True)
     with pytest.raises(ValueError, match="client_verify needs custom_ca"):
         TlsConfig.from_file(path).credentials()
+
+
+def test_a_certificate_that_cannot_be_read_is_an_error_that_names_the_file(tmp_path, pairs):
+    broken = "-----BEGIN CERTIFICATE-----\nbm9uc2Vuc2U=\n-----END CERTIFICATE-----\n"
+    path = write_config(tmp_path / "ssl.config", server_key=pairs["server"][0], server_cert=broken)
+    with pytest.raises(OSError, match=f"certificate in {path} no valid PEM"):
+        ModelServer([], ServerOptions(port=0, rest_port=None, ssl_config=path))

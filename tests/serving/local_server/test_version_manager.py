@@ -147,6 +147,43 @@ def test_a_reload_with_a_model_that_cannot_be_loaded_says_so(manager, base):
         manager.reload([ModelConfig("ranker", base)])
 
 
+def test_a_version_that_was_given_up_is_tried_again_when_its_model_is_configured_anew(manager, base):
+    put(base, 1, "broken")
+    manager.start([ModelConfig("ranker", base)])
+    wait_until(lambda: states(manager) == {1: State.END})
+    manager.reload([])
+    (base / "1" / "broken").unlink()
+    manager.reload([ModelConfig("ranker", base)])
+    assert manager.serving.versions("ranker") == {1}
+
+
+def test_labels_move_while_the_next_version_is_prepared(base, monkeypatch):
+    monkeypatch.setattr(gc, "collect", lambda: 0)
+    preparing, go, moved = threading.Event(), threading.Event(), threading.Event()
+
+    def prepare(_):
+        preparing.set()
+        go.wait(10)
+
+    def move():
+        manager.reload([ModelConfig("ranker", base, labels={"stable": 1})])
+        moved.set()
+
+    put(base, 1)
+    manager = VersionManager(FakeServable, poll_s=0.01, prepare=prepare)
+    manager.start([ModelConfig("ranker", base)])
+    mover = threading.Thread(target=move)
+    try:
+        assert preparing.wait(5)
+        mover.start()
+        assert moved.wait(2)
+        assert manager.serving.labels() == {("ranker", "stable"): 1}
+    finally:
+        go.set()
+        mover.join()
+        manager.stop()
+
+
 def test_statuses_of_ended_versions_do_not_pile_up(manager, base):
     manager.start([ModelConfig("ranker", base, latest=1)])
     for version in range(1, 41):
