@@ -30,7 +30,7 @@ from beam_transforms.stream_segments import quantize, require_same_codes
 from beam_transforms.streamed_examples import write_examples
 from beam_transforms.streamed_lines import LATE, dead_letter_line, late_lines, write_lines
 from beam_transforms.streaming import LATENESS_MS
-from beam_transforms.window_files import file_name
+from beam_transforms.window_files import file_name, remove_temporaries
 
 CHECKPOINT = "stream.checkpoint"
 """The checkpoint's file, beside the examples."""
@@ -51,6 +51,8 @@ class ClosedWindow:
             `late_events` and so on for what came too late.
         emitted_ms: int64 (B,), the event time at which each example's labels were known.
         closed_s: When it was seen that the window had closed, seconds since 1970; None of one that is given once more.
+        caught_up: Whether there was nothing more to read at some time since the window before: who then is behind the
+            clock waits for a source that is.
     """
 
     end_ms: int
@@ -60,6 +62,7 @@ class ClosedWindow:
     counts: Mapping[str, int]
     emitted_ms: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
     closed_s: float | None = None
+    caught_up: bool = False
 
 
 class LocalStream:
@@ -127,7 +130,13 @@ class LocalStream:
                 store = stack.enter_context(open_online_store(self._store, readonly=False))
             last = StreamCheckpoint.load(path, self._settings)
             if last is not None:
-                yield self._write(last, store)
+                window = self._write(last, store)
+                # A killed process left nothing half-written elsewhere: what it was about to write is written now.
+                for folder in {path.parent, path.parent / LATE, path.parent / DEAD_LETTERS}:
+                    remove_temporaries(folder)
+                for folder in {Path(file).parent for file, _ in window.files}:
+                    remove_temporaries(folder)
+                yield window
                 if last.ended:
                     return
             mark = coder.decode(last.mark) if last is not None else None
@@ -140,7 +149,9 @@ class LocalStream:
                 checkpoint = dataclasses.replace(step, mark=coder.encode(mark))
                 checkpoint.save(path)
                 mark.finalize_checkpoint()
-                yield self._write(checkpoint, store, steps.closed_s)
+                yield dataclasses.replace(
+                    self._write(checkpoint, store), closed_s=steps.closed_s, caught_up=steps.caught_up
+                )
 
     def run(self) -> Mapping[str, int]:
         """Reads until the source has ended; gives `ClosedWindow.counts`."""
@@ -149,9 +160,7 @@ class LocalStream:
             counts = window.counts
         return counts
 
-    def _write(
-        self, checkpoint: StreamCheckpoint, store: OnlineStore | None, closed_s: float | None = None
-    ) -> ClosedWindow:
+    def _write(self, checkpoint: StreamCheckpoint, store: OnlineStore | None) -> ClosedWindow:
         """Writes what a step gave; the same again if it was written before."""
         outputs = dict(checkpoint.outputs)
         for name in (LATE, DEAD_LETTERS):
@@ -165,9 +174,7 @@ class LocalStream:
             tables = [(name, _CODER.decode(data)) for name, data in outputs.items()]
             live_rooms = write_window(store, self._schema, checkpoint.now_ms, tables)
         features = {f.name: examples[f.name].reshape(-1, *f.shape) for f in self._schema.features}
-        return ClosedWindow(
-            checkpoint.now_ms, features, files, live_rooms, checkpoint.counts, examples["emitted_ms"], closed_s
-        )
+        return ClosedWindow(checkpoint.now_ms, features, files, live_rooms, checkpoint.counts, examples["emitted_ms"])
 
 
 class _Steps:
@@ -183,10 +190,13 @@ class _Steps:
         self._arrived: dict[str, list[Columns]] = {}
         self._letters: list[bytes] = []
         self.closed_s: float | None = None
+        self.caught_up = False
+        self._waited = False  # since the last step
 
     def over(self, reader: UnboundedReader, poll_s: float) -> Iterator[StreamCheckpoint]:
         there = reader.start()
         while True:
+            self._waited = self._waited or not there
             if there:
                 self._take(reader.get_current())
             watermark = reader.get_watermark()
@@ -228,6 +238,7 @@ class _Steps:
 
     def _step(self, end_ms: int, ended: bool = False) -> StreamCheckpoint:
         self.closed_s = time.time()
+        self.caught_up, self._waited = self._waited, False
         found = self._stages.step(self._arrived, end_ms)
         self._now_ms, self._states = end_ms, self._stages.state
         self._arrived = {}

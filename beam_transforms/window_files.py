@@ -1,6 +1,7 @@
 """WriteWindowFiles: what flows in during a window -> files named by the window, whatever they hold."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -104,13 +105,30 @@ def file_name(end_ms: int, shard: int, shards: int) -> str:
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file beside and renames it: it is there whole, also after the machine has lost power, or not at all."""
+    """Writes a file beside and renames it: it is there whole, also after the machine has lost power, or not at all.
+
+    Raises:
+        OSError: If it can't be written; the earlier one stays, and nothing beside it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    write(temporary)
-    _to_disk(temporary)
-    temporary.replace(path)
+    try:
+        write(temporary)
+        _to_disk(temporary)
+        temporary.replace(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = str(path)  # a full disk is found out in a write, which knows no path
+        raise
     _to_disk(path.parent)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Removes what killed processes left of `replace_file` in a folder; nobody may be writing there."""
+    for path in folder.glob(".*"):
+        if re.fullmatch(r"\..+\.[0-9]+", path.name):
+            path.unlink(missing_ok=True)
 
 
 def _to_disk(path: Path) -> None:

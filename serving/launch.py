@@ -49,12 +49,19 @@ class RunningServer:
         rest_address: host:port of the REST interface; None if it isn't known.
         kind: "external" (TF_SERVING_ADDRESS), "binary" (tensorflow_model_server) or "local".
         pid: Of the process that was started; None for an external server.
+        process: That process.
     """
 
     address: str
     rest_address: str | None
     kind: str
     pid: int | None
+    process: subprocess.Popen | None = dataclasses.field(default=None, repr=False, compare=False)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process that was started runs no more."""
+        return self.process is not None and self.process.poll() is not None
 
 
 def server_kind() -> str:
@@ -106,12 +113,13 @@ def launch(
             command += options
         wrapped = [sys.executable, "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
         with log.open("wb") as output:
+            # In a session of its own: Ctrl-C in a terminal is for this process, which may still need the server.
             process = subprocess.Popen(  # noqa: S603 - the command is made here
-                wrapped, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+                wrapped, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
         try:
             address, rest_address = _wait_until_ready(process, log, addresses, model_name, timeout_s)
-            yield RunningServer(address, rest_address, kind, process.pid)
+            yield RunningServer(address, rest_address, kind, process.pid, process)
         finally:
             _stop(process)
 

@@ -59,9 +59,10 @@ class Replay:
     """Writes the rows of a source as lines of live events into a folder that a `FollowedDirectory` follows.
 
     A file holds what happens in one second of the wall clock, which is `speed` seconds of event time, in the order of
-    event time; it appears whole at the end of that second. A second without a row has no file. Nothing is dropped: a
-    replay that can't keep up writes file after file without waiting, says how far it is behind, and catches up when it
-    can. The last row is followed by a file `END`.
+    event time; it appears whole at the end of that second. (Event time is cut at whole milliseconds: at odd speeds that
+    second is a little more or less, and at speeds below .0005 longer.) A second without a row has no file. Nothing is
+    dropped: a replay that can't keep up writes file after file without waiting, says how far it is behind, and catches
+    up when it can. The last row is followed by a file `END`.
 
     With `shift`, times are moved by a multiple of 30 s, so that windows keep their content, to the first such moment
     from now on, and the replay waits for it: at speed 1 an event then happens when the wall clock says so. At a higher
@@ -125,12 +126,14 @@ class Replay:
                 )
             shift_ms, started_s = self._begin(log.first_ms)
             self._tell(_said(log, shift_ms))
-            length_ms = round(1000 * _TICK_S * self._speed) or WINDOW_MS
+            length_ms = max(1, round(1000 * _TICK_S * self._speed)) if self._speed else WINDOW_MS
             files = late_files = 0
             worst_lag_s = 0.0
             for number, lines in log.slices(length_ms, shift_ms):
-                due_s = started_s + (number + 1) * _TICK_S
-                lag_s = self._wait_until(due_s) if self._speed else 0.0
+                lag_s = 0.0
+                if self._speed:
+                    # Not `number` ticks: a file holds whole milliseconds, which may be a little less than a second's.
+                    lag_s = self._wait_until(started_s + (number + 1) * length_ms / 1000 / self._speed)
                 self._write(f"{number:09d}{SUFFIX}", lines)
                 files += 1
                 late_files += lag_s > _TICK_S

@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from beam_transforms.pipeline import build_examples, content_schema
 from beam_transforms.schema import WINDOW_MS
 from beam_transforms.sources.kafka_topic import KafkaTopic
 from beam_transforms.sources.line_files import LineFiles
+from beam_transforms.sources.live_reader import LiveReader
 from beam_transforms.sources.open_source import open_source
 from beam_transforms.sources.simulator import SimulatorConfig, simulate
 from beam_transforms.spans import SpanPlan
@@ -123,6 +125,27 @@ def test_a_checkpoint_of_other_settings_or_damaged_is_refused(tmp_path, live):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match="not a checkpoint of a stream"):
             _stream(live, tmp_path / "stream").run()
+
+
+def test_a_window_tells_whether_there_was_nothing_more_to_read_before_it_closed(tmp_path, live, monkeypatch):
+    calls, advance = itertools.count(), LiveReader.advance
+    monkeypatch.setattr(LiveReader, "advance", lambda self: next(calls) != 5 and advance(self))
+    windows = list(_stream(live, tmp_path / "stream", poll_s=0.01).windows())
+    caught_up = [window.caught_up for window in windows]
+    # After the pause, and when the source has ended.
+    assert caught_up[-1] and sum(caught_up) == 2 and len(caught_up) > 6 and not caught_up[-2]
+    (again,) = _stream(live, tmp_path / "stream").windows()
+    assert not again.caught_up
+
+
+def test_what_a_killed_stream_left_half_written_is_removed(tmp_path, live):
+    folder = tmp_path / "stream"
+    window = list(itertools.islice(_stream(live, folder).windows(), 5))[-1]
+    half = [folder / f".{CHECKPOINT}.123", Path(window.files[0][0]).parent / ".examples-0.tfrecord.123"]
+    for path in half:
+        path.write_bytes(b"half")
+    next(_stream(live, folder).windows())
+    assert not [path for path in half if path.exists()]
 
 
 def test_a_source_that_ends_without_a_row_gives_nothing(tmp_path):

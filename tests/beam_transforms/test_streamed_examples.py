@@ -12,7 +12,7 @@ from beam_transforms.schema import LIVE_SCHEMA, WINDOW_MS, schema_from_json
 from beam_transforms.spans import SpanPlan
 from beam_transforms.streamed_examples import write_examples
 from beam_transforms.streamed_lines import write_lines
-from beam_transforms.window_files import replace_file
+from beam_transforms.window_files import remove_temporaries, replace_file
 from tests.beam_transforms.event_logs import NOON_MS, read_examples
 
 PLAN = SpanPlan(600_000)
@@ -92,3 +92,19 @@ def test_a_file_is_whole_or_as_it_was(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         replace_file(tmp_path / "file", fails)
     assert (tmp_path / "file").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_says_which_file(tmp_path):
+    def fails(path):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*/file'"):
+        replace_file(tmp_path / "file", fails)
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
+    for name in (".file.123", ".file", ".lock", "file.5", ".a.jsonl.77"):
+        (tmp_path / name).write_text("")
+    remove_temporaries(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".file", ".lock", "file.5"}

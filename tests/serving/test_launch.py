@@ -56,6 +56,17 @@ def test_a_server_that_ends_is_an_error_with_what_it_printed(monkeypatch, tmp_pa
         pass
 
 
+def test_a_server_is_in_a_session_of_its_own_so_that_ctrl_c_spares_it(monkeypatch, tmp_path):
+    binary = tmp_path / "tensorflow_model_server"
+    binary.write_text(
+        f"#!{sys.executable}\nimport os, sys\nprint('own session:', os.getsid(0) == os.getpid())\nsys.exit(7)\n"
+    )
+    binary.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(RuntimeError, match="own session: True"), launch(tmp_path, "ranker", kind="binary"):
+        pass
+
+
 def test_waiting_for_a_version_without_a_server_says_so():
     with pytest.raises(RankingError, match=r"not version 3 of model 'ranker' is available at .* after 0.2 s") as caught:
         wait_for_version("127.0.0.1:1", "ranker", 3, 0.2)
@@ -108,6 +119,11 @@ def test_a_server_lives_as_long_as_its_block(place, tmp_path, room_inputs, monke
         connection.request("GET", "/v1/models/ranker")
         assert connection.getresponse().status == 200
         assert is_running(running.pid)
+        assert not running.has_ended
+        if kind == "local":
+            os.kill(running.pid, signal.SIGKILL)
+            running.process.wait(20)
+            assert running.has_ended
     assert not is_running(running.pid)
 
 

@@ -14,7 +14,7 @@ class StreamClock:
     """Tells at which time of the wall clock an event of a given time happened.
 
     In real time that is the event's own time. A replay runs at another pace: `replay.json` in the folder that is
-    followed tells it (see `Replay`). It is looked for until the first event has been asked about.
+    followed tells it (see `Replay`). It is looked for at each question until it is there, and read once.
 
     Args:
         folder: The folder that is followed; None for a topic.

@@ -30,7 +30,7 @@ _DIRECTORY = click.Path(path_type=Path, file_okay=False)
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Configuration file of the server at --address, in which the label stable is moved.",
 )
-@click.option("--base", type=click.IntRange(1), help="Version to start from; the newest by default.")
+@click.option("--base", type=click.IntRange(1), help="Version that a new loop starts from; the newest by default.")
 @click.option(
     "--schema",
     "schema_file",
@@ -114,6 +114,12 @@ def describe(record: dict[str, Any]) -> str:
         lines.append(f"model server at {record['address']}")
     elif record["event"] == "start":
         lines.append(f"starting from {record['start']}")
+    if record.get("adopted"):
+        adopted = record["adopted"]
+        lines.append(
+            f"  version {adopted['version']} was published by another process and is gone on from; "
+            f"{adopted['windows_dropped']} learned windows are dropped"
+        )
     for served in record.get("served", ()):
         stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in served["seconds"].items())
         lines.append(f"  version {served['version']} answers ({stages} s)")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +45,16 @@ class StreamGateConfig:
             many times the median of the trailing windows. One beyond it counts where learning made it so, or where the
             last good model has less than half of it on the same examples.
         largest_fall: A task's AUC in a window, scored before learning, may be this much below that of the trailing
-            windows. One beyond it counts where it is proven (`standard_errors`) and the last good model does better on
-            the same examples by `smallest_advantage`: what both do badly on is a world that has changed, and that is
-            learned.
+            windows at their best. One beyond it counts where it is proven (`standard_errors`) and the last good model
+            does better on the same examples by `smallest_advantage`: what both do badly on is a world that has changed,
+            and that is learned.
         standard_errors: A fall has to be greater than largest_fall by so many standard errors (Hanley and McNeil) of
             the window's AUC, as few examples tell little.
         smallest_advantage: Of the last good model over the current one, in AUC.
         fewest_examples: Of a window with fewer the losses have to be finite, and aren't compared with others.
-        fewest_positives: With fewer positive, or fewer negative labels a task isn't judged in a window.
-        trailing_windows: What "trailing" means in loss and AUC.
+        fewest_positives: With fewer positive, or fewer negative labels a task isn't judged by a window alone, but
+            together with those before it, back to the last good model.
+        trailing_windows: What "trailing" means in loss and AUC; at least fewest_windows, and 2.
         trailing_examples: At most so many examples of these windows are kept.
         fewest_windows: Before so many windows with examples have passed, changes aren't judged: finite numbers alone.
         smallest_auc: Of each task that has enough positives over the trailing windows: before a first model is
@@ -79,10 +79,11 @@ class StreamGateConfig:
     def __post_init__(self) -> None:
         names = [field.name for field in dataclasses.fields(self)]
         _require_positive(self, *(n for n in names if n not in ("standard_errors", "smallest_advantage")))
-        if self.standard_errors < 0 or self.smallest_advantage < 0:
+        _require_not_negative(self, "standard_errors", "smallest_advantage")
+        if self.trailing_windows < max(self.fewest_windows, 2):
             raise ValueError(
-                f"standard_errors and smallest_advantage must not be negative, got {self.standard_errors} and "
-                f"{self.smallest_advantage}"
+                f"trailing_windows must be at least 2 and fewest_windows ({self.fewest_windows}), got "
+                f"{self.trailing_windows}"
             )
 
 
@@ -94,15 +95,17 @@ class StreamConfig:
         model: Arguments of `RankerConfig` that aren't the schema's, for a first model; a base brings its own.
         training: How a window is learned from.
         gate: What a window has to show.
-        policy: When labels are known, one of `POLICIES`.
+        policy: When labels are known, one of `POLICIES`. With "fast_slow" nothing may be skipped (max_lag_s 0): it
+            takes back negatives an hour later, and taking back what was never learned can make the loss fall for ever.
         policy_options: Arguments of the policy by name, such as `horizon_s`.
         lateness_s: How late events may be. A window's labels are final when the newest event is so much past its end:
             all that is learned waits for it.
         span_s: Length of a span, those of the pipeline.
         eval_fraction: Share of each span that the pipeline doesn't train on. The loop learns from all of it.
-        max_lag_s: Beyond so many seconds behind the newest event the loop skips training until it has caught up; 0
-            never skips.
-        keep_versions: Versions that stay in the model's folder.
+        max_lag_s: Where a window's end lies more than so many seconds back when its turn comes, the loop skips training
+            until it has caught up; 0 never skips. A source that is itself late doesn't count: nothing is skipped where
+            all that there was has been read.
+        keep_versions: Versions that stay in the model's folder: at least 2, as one is served while the next is loaded.
         poll_s: Seconds between looks at a source that had nothing new.
         warmup_rows: Examples in each warm-up request of a first model.
         serving_timeout_s: How long a version may take until it answers.
@@ -126,9 +129,17 @@ class StreamConfig:
         _require_positive(self, "span_s", "keep_versions", "poll_s", "warmup_rows", "serving_timeout_s")
         if self.policy not in POLICIES:
             raise ValueError(f"policy must be one of {', '.join(POLICIES)}, got {self.policy!r}")
-        if self.lateness_s < 0 or self.max_lag_s < 0:
+        _require_not_negative(self, "lateness_s", "max_lag_s")
+        if not 0 < self.eval_fraction < 1:
+            raise ValueError(f"eval_fraction must be between 0 and 1, got {self.eval_fraction}")
+        if self.keep_versions < 2:
             raise ValueError(
-                f"lateness_s and max_lag_s must not be negative, got {self.lateness_s} and {self.max_lag_s}"
+                f"keep_versions must be at least 2, got {self.keep_versions}: one is served while the next is loaded"
+            )
+        if self.policy == "fast_slow" and self.max_lag_s > 0:
+            raise ValueError(
+                f"policy fast_slow takes back what was learned an hour before, so nothing may be skipped: set "
+                f"max_lag_s to 0, got {self.max_lag_s:g}"
             )
 
 
@@ -141,12 +152,15 @@ def load_stream_config(path: Path) -> StreamConfig:
     return read_config(StreamConfig, path)
 
 
-def config_to_json(config: StreamConfig) -> Mapping[str, Any]:
-    return dataclasses.asdict(config)
-
-
 def _require_positive(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if not (value > 0 and math.isfinite(value)):
             raise ValueError(f"{name} must be a positive number, got {value}")
+
+
+def _require_not_negative(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not (value >= 0 and math.isfinite(value)):
+            raise ValueError(f"{name} must be a number and must not be negative, got {value}")

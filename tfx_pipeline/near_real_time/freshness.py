@@ -44,8 +44,8 @@ class Freshness:
         oldest_label_ms = int(window.emitted_ms.min()) if len(window.emitted_ms) else window.end_ms
         self._waiting.append((number, window.end_ms, window.closed_s, newest_ms, oldest_label_ms))
 
-    def forget(self, number: int) -> None:
-        """Windows after this number were rolled back: they are never served."""
+    def forget(self, number: int = -1) -> None:
+        """Windows after this number were rolled back, or all dropped for another's version: they are never served."""
         self._waiting = collections.deque(entry for entry in self._waiting if entry[0] <= number)
 
     def served(self, version: ServedVersion) -> list[dict[str, Any]]:

@@ -1,17 +1,16 @@
 """StreamLearner: scores a window, learns from it, judges what came out, and goes back if that is worse."""
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from beam_transforms.local_stream import ClosedWindow
+from serving.version_manifest import VersionManifest
 from tfx_pipeline.gate import Decision
 from tfx_pipeline.near_real_time.array_file import ArrayFile
 from tfx_pipeline.near_real_time.config import StreamGateConfig
-from tfx_pipeline.near_real_time.gate import Trailing, judge_first, judge_scores, judge_training
+from tfx_pipeline.near_real_time.gate import Trailing, judge_first, judge_scores, judge_training, no_worse
 from tfx_pipeline.near_real_time.learned_window import (
     EMPTY,
     LEARNED,
@@ -21,20 +20,18 @@ from tfx_pipeline.near_real_time.learned_window import (
     STOPPED,
     LearnedWindow,
 )
-from tfx_pipeline.near_real_time.progressive_validation import (
-    Figures,
-    ProgressiveValidation,
-    ScoredWindow,
-    figures,
-    mean_loss,
-)
+from tfx_pipeline.near_real_time.lineage import Lineage
+from tfx_pipeline.near_real_time.progressive_validation import Figures, ScoredWindow, figures, mean_loss
+from tfx_pipeline.near_real_time.score_history import ScoreHistory
 from tfx_pipeline.near_real_time.trainer import StreamTrainer
 from tfx_pipeline.near_real_time.weight_files import WeightFiles, Weights
 
 HEAD = "learner.state"
 """The file that says which window was dealt with last, and which weights belong to that."""
 
-_COUNTS = ("trained", "rolled_back", "skipped", "empty", "stopped")
+_COUNTS = ("trained", "rolled_back", "dropped", "skipped", "empty", "stopped")
+
+_KEPT = 2880  # windows: a day
 
 
 class StreamLearner:
@@ -65,7 +62,7 @@ class StreamLearner:
         version: int | None = None,
     ) -> None:
         self.trainer, self._folder, self._gate = trainer, Path(folder), gate or StreamGateConfig()
-        self._validation = self._empty_validation()
+        self._history = ScoreHistory(trainer.ranker.config.tasks, self._gate)
         self.end_ms: int | None = None
         self.stopped: str | None = None
         self.published = None if version is None else 0
@@ -73,13 +70,14 @@ class StreamLearner:
         self.history = 0  # a checksum over the windows that were dealt with, in their order, and their decisions
         self.windows = dict.fromkeys(_COUNTS, 0)
         self.examples = dict.fromkeys(_COUNTS, 0)
+        self.adopted = 0  # versions of someone else
+        self.lineage = Lineage()
         self._losses: dict[str, list[float]] = {"train": [], "before": [], "after": []}
         self._in_a_row = self._numbers = 0
-        self._since_good: list[int] = []  # examples of the windows that were learned from since
+        self._learned: list[tuple[int, int]] = []  # number and examples of windows that may still be taken back
         self._files = WeightFiles(self._folder, trainer)
         self._current: Weights
         self._good: Weights
-        self._trailing: Figures | None = None
         if (self._folder / HEAD).exists():
             self._restore()
             # A killed process may have left weights whose number will be that of other ones.
@@ -87,6 +85,8 @@ class StreamLearner:
         else:
             self._files.keep(())  # a start that was killed may have had another base
             self._current = self._good = Weights(0, newest_event_ms, trainer.state())
+            if version is not None:
+                self.lineage.published(0, version)
             self.commit()
 
     @property
@@ -138,13 +138,11 @@ class StreamLearner:
 
     def judge_first(self) -> Decision:
         """Whether a first model may be published: by value alone."""
-        return judge_first(self.trailing(), len(self._validation), self._gate)
+        return judge_first(self.trailing(), self._history.count, self._gate)
 
     def trailing(self) -> Figures:
         """Figures of the windows that were scored last."""
-        if self._trailing is None:
-            self._trailing = self._validation.trailing()
-        return self._trailing
+        return self._history.trailing()
 
     def mark_published(self, number: int, version: int) -> None:
         """Notes, with the next window, that the weights of this number were published as this version."""
@@ -155,35 +153,71 @@ class StreamLearner:
         self.stopped, self._in_a_row = None, 0
         self.commit()
 
-    def adopt(self, weights: Sequence[np.ndarray], newest_event_ms: int | None, version: int) -> None:
-        """Goes on from weights that someone else has published; moments of the optimizer stay.
+    def adopt(self, folder: Path) -> int:
+        """Goes on from a version that someone else has published; moments of the optimizer stay.
+
+        Windows that were learned from and not published since are dropped: that version doesn't have them from here.
+
+        Args:
+            folder: The version's, named by its number.
+
+        Returns:
+            How many windows were dropped.
 
         Raises:
-            ValueError: If they are of another model.
+            ValueError: If it is of another model, or no version; nothing has changed then.
+            OSError: If it can't be read.
         """
+        folder = Path(folder)
+        weights, manifest = self.trainer.weights_of(folder), VersionManifest.read(folder)
         self.trainer.set_weights(weights)
         self._set = True
+        dropped = [rows for number, rows in self._learned if number > (self.published or 0)]
+        self._move("dropped", dropped)
         self._numbers += 1
-        self._current = self._good = Weights(self._numbers, newest_event_ms, self.trainer.state())
-        self._since_good, self.published, self.version = [], self._numbers, version
+        self._current = self._good = Weights(self._numbers, manifest.newest_event_ms, self.trainer.state())
+        self._learned, self.published, self.version = [], self._numbers, int(folder.name)
+        self.adopted += 1
+        self.lineage.published(self.published, self.version)
+        self._history.forget_good()
         self.commit()
+        return len(dropped)
 
     def _learn(self, window: ClosedWindow, rows: int) -> LearnedWindow:
         scored = self._scored(window)
-        found = figures(scored, self.trainer.ranker.config.tasks)
-        trailing = Trailing(self.trailing(), len(self._validation), self._losses)
-        before, confirmed = judge_scores(found, rows, trailing, self._of_good(window), self._gate)
+        tasks, history = self.trainer.ranker.config.tasks, self._history
+        found = figures(scored, tasks)
+        trailing = Trailing(history.level, history.count, self._losses)
+        by_good: list[ScoredWindow] = []  # scored once, if at all
+
+        def good() -> ScoredWindow:
+            if not by_good:
+                by_good.append(self._scored_by_good(window, scored))
+            return by_good[0]
+
+        def of_good() -> tuple[Figures, Figures]:
+            return figures(good(), tasks), history.enough(good(), by_good=True)
+
+        is_other = self._good.number != self._current.number
+        verdict = judge_scores(found, history.enough(scored), rows, trailing, of_good if is_other else None, self._gate)
+        before = verdict.decision
         if not before.blessed:
-            for examples in self._since_good:
-                self._count("trained", -examples, -1)
-                self._count("rolled_back", examples)
+            self._move("rolled_back", [rows for number, rows in self._learned if number > self._good.number])
+            self._learned = [entry for entry in self._learned if entry[0] <= self._good.number]
             self._take(self._good)
-            self._since_good = []
+            history.forget_good()
             return self._rolled_back(window, rows, before, found)
+        confirmed, changed = verdict.good, verdict.changed
+        since_good = sum(number > self._good.number for number, _ in self._learned)
+        if not confirmed and since_good >= self._gate.trailing_windows:
+            # Not proven to be good for long: nor does it have to go on being compared with a model that isn't better.
+            confirmed = changed = no_worse(history.since_good(scored), history.since_good(good(), True), self._gate)
+        if changed:
+            history.level = {}
+        history.add(scored, None if confirmed else good())
         if confirmed:
-            self._good, self._since_good = self._current, []
-        self._validation.add(scored)
-        self._trailing = None
+            self._good = self._current
+            history.forget_good()
         losses = self.trainer.train(window.examples, key=window.end_ms)
         loss_after = mean_loss(figures(self._scored(window), self.trainer.ranker.config.tasks))
         after = judge_training(losses.mean, found, loss_after, rows, trailing, self._gate)
@@ -197,7 +231,8 @@ class StreamLearner:
         self._numbers += 1
         newest_ms = max(int(window.examples["timestamp_ms"].max()), self._current.newest_event_ms or 0)
         self._current = Weights(self._numbers, newest_ms, self.trainer.state())
-        self._since_good.append(rows)
+        known = min(self._good.number, self.published or 0)
+        self._learned = [*(e for e in self._learned if e[0] > known), (self._numbers, rows)][-_KEPT:]
         self._count("trained", rows)
         return LearnedWindow(
             window.end_ms,
@@ -223,6 +258,7 @@ class StreamLearner:
         loss_after: float | None = None,
     ) -> LearnedWindow:
         self._count("rolled_back", rows)
+        self.lineage.rolled_back(self._current.number, self._numbers)
         self._in_a_row += 1
         reasons = decision.reasons
         if self._in_a_row >= self._gate.most_rollbacks:
@@ -236,18 +272,14 @@ class StreamLearner:
         scores = self.trainer.score(window.examples)
         return ScoredWindow.of(window.examples, scores, self.trainer.ranker.config.tasks)
 
-    def _of_good(self, window: ClosedWindow) -> Any:
+    def _scored_by_good(self, window: ClosedWindow, scored: ScoredWindow) -> ScoredWindow:
         if self._good.number == self._current.number:
-            return None
-
-        def score() -> Figures:
-            self.trainer.set_state(self._good.state)
-            try:
-                return figures(self._scored(window), self.trainer.ranker.config.tasks)
-            finally:
-                self.trainer.set_state(self._current.state)
-
-        return score
+            return scored
+        self.trainer.set_state(self._good.state)
+        try:
+            return self._scored(window)
+        finally:
+            self.trainer.set_state(self._current.state)
 
     def _take(self, weights: Weights) -> None:
         self.trainer.set_state(weights.state)
@@ -257,9 +289,9 @@ class StreamLearner:
         self.windows[what] += windows
         self.examples[what] += examples
 
-    def _empty_validation(self) -> ProgressiveValidation:
-        tasks = self.trainer.ranker.config.tasks
-        return ProgressiveValidation(tasks, self._gate.trailing_windows, self._gate.trailing_examples)
+    def _move(self, where: str, examples: list[int]) -> None:
+        self._count("trained", -sum(examples), -len(examples))
+        self._count(where, sum(examples), len(examples))
 
     def commit(self) -> None:
         """Writes the state as it is now."""
@@ -275,12 +307,15 @@ class StreamLearner:
             "version": self.version,
             "stopped": self.stopped,
             "in_a_row": self._in_a_row,
-            "since_good": self._since_good,
+            "learned": self._learned,
+            "adopted": self.adopted,
+            "lineage": self.lineage.facts(),
+            "scores": self._history.facts(),
             "windows": self.windows,
             "examples": self.examples,
             "losses": self._losses,
         }
-        ArrayFile(facts, self._validation.arrays()).save(self._folder / HEAD)
+        ArrayFile(facts, self._history.arrays()).save(self._folder / HEAD)
         self._files.keep((self._current.number, self._good.number))
 
     def _restore(self) -> None:
@@ -288,8 +323,10 @@ class StreamLearner:
         facts: Mapping[str, Any] = head.facts
         self._good = self._files.load(facts["good"])
         self._current = self._good if facts["current"] == facts["good"] else self._files.load(facts["current"])
-        self._validation.restore(head.arrays)
+        self._history.restore(facts["scores"], head.arrays)
+        self.lineage.restore(facts["lineage"])
         self.end_ms, self.stopped, self.history = facts["end_ms"], facts["stopped"], facts["history"]
         self.published, self.version = facts["published"], facts["version"]
-        self._numbers, self._in_a_row, self._since_good = facts["numbers"], facts["in_a_row"], facts["since_good"]
+        self._numbers, self._in_a_row, self.adopted = facts["numbers"], facts["in_a_row"], facts["adopted"]
+        self._learned = [(number, examples) for number, examples in facts["learned"]]
         self.windows, self.examples, self._losses = facts["windows"], facts["examples"], facts["losses"]

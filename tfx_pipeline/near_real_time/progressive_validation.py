@@ -76,6 +76,14 @@ class ProgressiveValidation:
         ):
             self._kept.popleft()
 
+    def clear(self) -> None:
+        """Keeps nothing any more."""
+        self._kept.clear()
+
+    def newest(self, count: int) -> list[ScoredWindow]:
+        """So many windows that were taken in last, the oldest first."""
+        return list(self._kept)[len(self._kept) - count :]
+
     def trailing(self) -> Figures:
         """Figures over all that is kept."""
         return figures(self._all(), self.tasks)
@@ -104,10 +112,14 @@ class ProgressiveValidation:
     def _all(self) -> ScoredWindow:
         empty = np.zeros((0, len(self.tasks)))
         nothing = ScoredWindow(np.zeros(0, np.int64), empty.astype(bool), empty.astype(bool), empty.astype(np.float32))
-        windows = [nothing, *self._kept]
-        return ScoredWindow(
-            *(np.concatenate([getattr(w, field.name) for w in windows]) for field in dataclasses.fields(ScoredWindow))
-        )
+        return joined([nothing, *self._kept])
+
+
+def joined(windows: Sequence[ScoredWindow]) -> ScoredWindow:
+    """Windows, at least one, as one."""
+    return ScoredWindow(
+        *(np.concatenate([getattr(w, field.name) for w in windows]) for field in dataclasses.fields(ScoredWindow))
+    )
 
 
 def figures(window: ScoredWindow, tasks: Sequence[str]) -> Figures:

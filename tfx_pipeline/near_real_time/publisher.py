@@ -16,8 +16,10 @@ from serving.checkpoint_publisher import CheckpointPublisher
 from serving.client import RankingClient
 from serving.model_service_client import ModelServiceClient
 from serving.prediction_client import PredictionClient
-from serving.publisher import publish
+from serving.publish_error import PublishError
+from serving.publisher import publish, published_versions
 from serving.room_side import RoomSide
+from serving.version_folders import GRAPH_FILE
 from tfx_pipeline.file_names import EXTRA_FOLDER, RANKER_FILE
 from tfx_pipeline.near_real_time.served_version import ServedVersion
 from tfx_pipeline.near_real_time.server import StreamServer
@@ -25,6 +27,14 @@ from tfx_pipeline.warmup import warmup_requests
 
 _ROOMS = 10
 _DEADLINE_S = 10.0
+
+
+def loadable_versions(model_dir: Path, model_name: str) -> list[int]:
+    """The versions that a server could load, ascending."""
+    folder = Path(model_dir) / model_name
+    return [
+        number for number in published_versions(model_dir, model_name) if (folder / str(number) / GRAPH_FILE).exists()
+    ]
 
 
 class StreamPublisher:
@@ -35,12 +45,17 @@ class StreamPublisher:
         schema: What examples hold.
         keep: Versions that stay in the model's folder.
         timeout_s: How long a version may take until it is available.
+        seen: The newest version when the weights to begin with were chosen: later ones are someone else's.
     """
 
-    def __init__(self, server: StreamServer, schema: RankingSchema, keep: int = 5, timeout_s: float = 60.0) -> None:
+    def __init__(
+        self, server: StreamServer, schema: RankingSchema, keep: int = 5, timeout_s: float = 60.0, seen: int = 0
+    ) -> None:
         self._server, self._schema, self._keep, self._timeout_s = server, schema, keep, timeout_s
         self._publisher: CheckpointPublisher | None = None
-        self._newest: int | None = None
+        self._side: RoomSide | None = None
+        self._side_address: str | None = None
+        self._seen = seen
 
     @property
     def has_base(self) -> bool:
@@ -48,16 +63,22 @@ class StreamPublisher:
         return self._publisher is not None
 
     def go_on_from(self, version: int) -> None:
-        """Weights of later pushes go under the graph of this version.
+        """Weights of later pushes go under the graph of this version, which counts as seen.
 
         Raises:
             PublishError: If it isn't one that weights can be pushed to.
         """
         self._publisher = CheckpointPublisher(self._server.model_dir, self._server.model_name, version, self._keep)
+        self._seen = max(self._seen, version)
 
     def newer_version(self) -> int | None:
-        """The newest version that someone else has published since the last push."""
-        return self._publisher.newer_version() if self._publisher is not None else None
+        """The newest version that someone else has published since the newest that was seen; None if nobody has.
+
+        Raises:
+            OSError: If the model's folder can't be read.
+        """
+        newest = max(loadable_versions(self._server.model_dir, self._server.model_name), default=0)
+        return newest if newest > self._seen else None
 
     def publish_first(
         self, ranker: LiveRanker, files: Sequence[str], manifest: Mapping[str, Any], warmup_rows: int
@@ -71,7 +92,7 @@ class StreamPublisher:
             warmup_rows: Examples a request.
 
         Raises:
-            PublishError: If it can't be published.
+            PublishError: If it can't be published, or someone else has published a version.
         """
         with tempfile.TemporaryDirectory() as folder:
             export = Path(folder) / "model"
@@ -79,6 +100,7 @@ class StreamPublisher:
             (export / EXTRA_FOLDER).mkdir(exist_ok=True)
             (export / EXTRA_FOLDER / RANKER_FILE).write_text(json.dumps(ranker.config.to_dict(), indent=2) + "\n")
             requests = warmup_requests(export, self._server.model_name, files, self._schema, warmup_rows)
+            self._require_newest()
             version = publish(export, self._server.model_dir, manifest, requests, keep=self._keep)
         self.go_on_from(version)
         return version
@@ -87,19 +109,21 @@ class StreamPublisher:
         """Publishes weights under the graph that is there; returns their version."""
         if self._publisher is None:
             raise ValueError("there is no version to push weights to; publish a first one")
+        self._require_newest()
         served = self._server.served_versions()
-        return self._publisher.push(weights, manifest, protected=served)
+        self._seen = self._publisher.push(weights, manifest, protected=served)
+        return self._seen
 
     def serve(
-        self, version: int, number: int, example: Mapping[str, np.ndarray], pushed_s: float, push_seconds: float
+        self, version: int, number: int, example: Mapping[str, np.ndarray] | None, push_seconds: float = 0.0
     ) -> ServedVersion:
-        """Waits until a published version is available, promotes it, and asks it; starts the server if none runs yet.
+        """Waits until a published version is available, promotes it, and asks it; starts the server if none runs.
 
         Args:
             version: The version.
             number: Of its weights.
             example: One example, (1, ...) by name: whose user is asked for, and what is asked where no room is live.
-            pushed_s: When its push began, seconds since 1970.
+                None asks nothing.
             push_seconds: How long the push took.
 
         Raises:
@@ -116,7 +140,7 @@ class StreamPublisher:
         address = self._server.address
         took("start")
         with ModelServiceClient(address) as service:
-            self._server.announce(service)
+            self._server.announce(service, version)
             service.wait_for_version(self._server.model_name, version, self._timeout_s)
         took("load")
         store = self._server.store
@@ -124,18 +148,19 @@ class StreamPublisher:
         if store is not None:
             self._room_side(store).promote(version)
             took("promote")
+        if store is not None and example is not None:
             with RankingClient(address, self._server.model_name, store, deadline_s=_DEADLINE_S) as client:
                 ranking = client.rank(int(example["user_id"][0]), limit=_ROOMS)
                 if ranking.version not in (None, version):
                     raise ValueError(f"version {ranking.version} answered, expected {version}: another one promotes")
                 rooms = len(ranking.rooms)
-        if not rooms:
+        if not rooms and example is not None:
             inputs = {feature.name: example[feature.name] for feature in self._schema.inputs}
             with PredictionClient(address, self._server.model_name, deadline_s=_DEADLINE_S) as predictor:
                 predictor.predict(inputs, version=version)
         took("answer")
         rounded = {stage: round(value, 3) for stage, value in seconds.items()}
-        return ServedVersion(version, number, pushed_s, time.time(), rooms, rounded)
+        return ServedVersion(version, number, time.time(), rooms, rounded)
 
     def refresh(self) -> None:
         """Computes the vectors of rooms that changed, of the versions that are served."""
@@ -147,11 +172,17 @@ class StreamPublisher:
             self._side.close()
             self._side = None
 
-    _side: RoomSide | None = None
+    def _require_newest(self) -> None:
+        newer = self.newer_version()
+        if newer is not None:
+            raise PublishError(f"version {newer} was published by another process meanwhile: it has to be gone on from")
 
     def _room_side(self, store: Any) -> RoomSide:
+        server = self._server
+        if self._side_address != server.address:  # another server was started
+            self.close()
         if self._side is None:
-            server = self._server
+            self._side_address = server.address
             self._side = RoomSide(
                 store, server.address, server.model_name, model_config=server.model_config, deadline_s=_DEADLINE_S
             )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,12 @@ from beam_transforms.codebook import Codebook
 from beam_transforms.local_stream import LocalStream
 from beam_transforms.schema import LIVE_SCHEMA, RankingSchema, schema_from_json
 from beam_transforms.spans import SpanPlan
-from serving.publisher import published_versions
-from serving.variables_bundle import read_weights
 from serving.version_manifest import VersionManifest
 from tfx_pipeline.file_names import EXTRA_FOLDER, WEIGHTS_FILE
 from tfx_pipeline.near_real_time.config import StreamConfig
-from tfx_pipeline.near_real_time.learner import StreamLearner
+from tfx_pipeline.near_real_time.learner import HEAD, StreamLearner
 from tfx_pipeline.near_real_time.loop import NearRealTimeLoop
-from tfx_pipeline.near_real_time.publisher import StreamPublisher
+from tfx_pipeline.near_real_time.publisher import StreamPublisher, loadable_versions
 from tfx_pipeline.near_real_time.server import StreamServer
 from tfx_pipeline.near_real_time.source import label_policy, live_source, require_schema
 from tfx_pipeline.near_real_time.stop_request import StopRequest
@@ -99,8 +97,8 @@ def _run(
         round(config.lateness_s * 1000),
         poll_s=config.poll_s,
     )
-    versions = published_versions(paths.model_dir, paths.model_name)
-    base = paths.base if paths.base is not None else max(versions, default=None)
+    versions = loadable_versions(paths.model_dir, paths.model_name)
+    base = _base(paths, versions, folder)
     learner, start = _learner(paths, config, schema, base, folder)
     if try_again:
         learner.try_again()
@@ -113,15 +111,19 @@ def _run(
     with StreamServer(
         paths.model_dir, paths.model_name, paths.store, paths.address, paths.server_config, started
     ) as server:
-        publisher = StreamPublisher(server, schema, config.keep_versions, config.serving_timeout_s)
-        newest = max(versions, default=None)
-        if newest is not None:
-            publisher.go_on_from(newest)
-        loop = NearRealTimeLoop(
-            learner, publisher, server, plan, config, folder, clock, tell, base_version=learner.version
-        )
+        seen = max(versions, default=0)
+        publisher = StreamPublisher(server, schema, config.keep_versions, config.serving_timeout_s, seen)
+        if base is not None:
+            publisher.go_on_from(base)
+        loop = NearRealTimeLoop(learner, publisher, server, plan, config, folder, clock, tell, newest=base)
         loop.run(request.until_stopped(stream.windows()), lambda: request.requested)
     return learner.stopped
+
+
+def _base(paths: StreamPaths, versions: Sequence[int], folder: Path) -> int | None:
+    """The version to go on from: what was asked for is that of a new loop, one that goes on has left it behind."""
+    is_new = not (folder / HEAD).exists()
+    return paths.base if is_new and paths.base is not None else max(versions, default=None)
 
 
 def _learner(
@@ -139,9 +141,9 @@ def _learner(
         learner = StreamLearner(trainer, folder, config.gate, VersionManifest.read(version).newest_event_ms, base)
         start = f"version {base}"
         whole = (version / EXTRA_FOLDER / WEIGHTS_FILE).exists()
-        if whole and learner.version is not None and base > learner.version:
+        if whole and (learner.version is None or base > learner.version):
             # The pipeline has published it while the loop stood still; pushes have no such file.
-            learner.adopt(read_weights(version), VersionManifest.read(version).newest_event_ms, base)
+            learner.adopt(version)
     if learner.end_ms is not None:
         start = f"the window that ended at {learner.end_ms}, {learner.windows['trained']} windows learned"
     return learner, start

@@ -9,17 +9,16 @@ class ServedVersion:
 
     Attributes:
         version: Its number.
-        number: Of its weights, see `StreamLearner.number`.
-        pushed_s: When its push began, seconds since 1970.
-        answered_s: When its first answer was there.
-        rooms: Rooms in that answer; 0 where no room was live, and `serving_default` was asked for an example instead.
-        seconds: Stage -> seconds: `push`, `start` (of the server), `load` (until the server had it), `promote` (room
-            side and label), `answer`.
+        number: Of its weights, see `StreamLearner.number`; -1 if it isn't known.
+        answered_s: When its first answer was there, seconds since 1970.
+        rooms: Rooms in that answer; 0 where no room was live, and `serving_default` was asked for an example instead,
+            and where nothing was asked as no example was known.
+        seconds: Stage -> seconds: `push` (0 where the version was there already), `start` (of the server), `load`
+            (until the server had it), `promote` (room side and label), `answer`.
     """
 
     version: int
     number: int
-    pushed_s: float
     answered_s: float
     rooms: int
     seconds: dict[str, float]

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 from beam_transforms.online_store import OnlineStore, open_online_store
-from serving.launch import launch
+from serving.launch import RunningServer, launch
 from serving.model_service_client import ModelServiceClient
 from serving.protos import serving_api_pb2 as api
 from serving.ranking_error import RankingError
@@ -45,6 +45,8 @@ class StreamServer:
         self._own: api.ModelConfig | None = None
         self._store: OnlineStore | None = None
         self._stack = contextlib.ExitStack()
+        self._launched = self._stack.enter_context(contextlib.ExitStack())
+        self._running: RunningServer | None = None
 
     @property
     def address(self) -> str:
@@ -69,16 +71,27 @@ class StreamServer:
         """Versions that labels are on."""
         return set(self.store.served.labels.values()) if self.store is not None else set()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether a server was started and runs no more."""
+        return self._running is not None and self._running.has_ended
+
     def start(self) -> None:
-        """Starts a server unless one runs; call it from a thread that lives on, once there is a version.
+        """Starts a server unless one runs, also in place of one that has ended; call it once there is a version.
+
+        Call it from a thread that lives on.
 
         Raises:
             RankingError, RuntimeError: If it doesn't come up.
         """
+        if self.has_ended:
+            _log.warning("the model server at %s has ended: another one is started", self._address)
+            self._address = self._running = None
+            self._launched.close()
         if self._address is not None:
             return
-        server = self._stack.enter_context(launch(self.model_dir, self.model_name, options=self._options))
-        self._address = server.address
+        server = self._launched.enter_context(launch(self.model_dir, self.model_name, options=self._options))
+        self._address, self._running = server.address, server
         self._own = api.ModelConfig(
             name=self.model_name,
             base_path=str((self.model_dir / self.model_name).resolve()),
@@ -90,14 +103,22 @@ class StreamServer:
             service.reload([self._own])
         self._started(server.address)
 
-    def announce(self, service: ModelServiceClient) -> None:
-        """Makes a server of one's own look for new versions at once; if it can't, it looks by itself a little later."""
+    def announce(self, service: ModelServiceClient, version: int) -> None:
+        """Makes a server of one's own load a new version at once, and keep those that labels are on.
+
+        Of the newest versions alone, those that failed on their way to a label would push out the one that answers.
+        """
         if self._own is None:
             return
+        labelled = self.served_versions()
+        if labelled:
+            folder = self.model_dir / self.model_name
+            there = sorted(known for known in {*labelled, version} if (folder / str(known)).is_dir())
+            self._own.model_version_policy.specific.versions[:] = there
         try:
             service.reload([self._own])
         except RankingError as error:
-            _log.warning("the server wasn't told of new versions: %s", error)
+            _log.warning("the server wasn't told of version %d: %s", version, error)
 
     def __enter__(self) -> "StreamServer":
         return self

@@ -69,14 +69,7 @@ class StreamTrainer:
         Raises:
             ValueError: If the folder has no ranker's configuration, or weights that don't belong to it.
         """
-        described = Path(folder) / EXTRA_FOLDER / RANKER_FILE
-        try:
-            config = RankerConfig.from_dict(json.loads(described.read_text()))
-        except (OSError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{folder} is no version to start from: {described.name} can't be read: {error}"
-            ) from error
-        trainer = cls.new(config, training)
+        trainer = cls.new(_config_of(Path(folder)), training)
         trainer.set_weights(read_weights(Path(folder)))
         return trainer
 
@@ -121,6 +114,8 @@ class StreamTrainer:
             losses.append(float(loss))
             for path, indices in zip(self._sparse, touched, strict=True):
                 self._touched.setdefault(path, []).append(np.unique(indices.numpy()))
+        # Nobody may take them for long: as one array they are no more than the tables have rows.
+        self._touched = {path: [np.unique(np.concatenate(parts))] for path, parts in self._touched.items()}
         learned = len(np.unique(order[counts > 0]))
         return StreamLosses(np.array(losses, np.float32), learned, rows - learned)
 
@@ -144,7 +139,7 @@ class StreamTrainer:
         return [np.array(variable.numpy()) for variable in self._variables]
 
     def set_state(self, state: Sequence[np.ndarray]) -> None:
-        """Goes back to a `state` of this trainer.
+        """Goes back to a `state` of this trainer; the learning rate is the configuration's, whatever it was then.
 
         Raises:
             ValueError: If it is another model's, or of other settings.
@@ -156,6 +151,7 @@ class StreamTrainer:
             )
         for variable, array in zip(self._variables, state, strict=True):
             variable.assign(array)
+        self.ranker.optimizer.learning_rate = self.training.learning_rate
 
     def set_weights(self, weights: Sequence[np.ndarray]) -> None:
         """Takes weights in the order of `model.weights`; the optimizer's state stays as it is.
@@ -168,6 +164,17 @@ class StreamTrainer:
             raise ValueError(f"the weights are of another model: there are {len(found)}, {_differing(found, expected)}")
         for variable, array in zip(self.ranker.weights, weights, strict=True):
             variable.assign(array)
+
+    def weights_of(self, folder: Path) -> list[np.ndarray]:
+        """Weights of a version, for `set_weights`; nothing is set yet.
+
+        Raises:
+            ValueError: If the version is of another model, be its weights of the same shapes: tasks in another order
+                have.
+            OSError: If its weights can't be read.
+        """
+        self._require_same(folder, _config_of(folder).to_dict())
+        return read_weights(folder)
 
     def save(
         self,
@@ -195,14 +202,17 @@ class StreamTrainer:
             ValueError: If the file is damaged, or of another model.
         """
         file = ArrayFile.load(path)
-        wanted = json.loads(json.dumps(self.ranker.config.to_dict()))
-        differing = sorted(name for name, value in wanted.items() if file.facts["ranker"].get(name) != value)
-        if differing:
-            raise ValueError(f"{path} is of another model; these settings differ: {', '.join(differing)}")
+        self._require_same(path, file.facts["ranker"])
         count = sum(name.startswith("state/") for name in file.arrays)
         self.set_state([file.arrays[f"state/{index}"] for index in range(count)])
         self._touched = {}
         return file.facts["facts"], {n: a for n, a in file.arrays.items() if not n.startswith("state/")}
+
+    def _require_same(self, path: Path, found: Mapping[str, Any]) -> None:
+        wanted, found = (json.loads(json.dumps(values)) for values in (self.ranker.config.to_dict(), dict(found)))
+        differing = sorted(name for name, value in wanted.items() if found.get(name) != value)
+        if differing:
+            raise ValueError(f"{path} is of another model; these settings differ: {', '.join(differing)}")
 
     def _score_rows(self, inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return {task: tf.reshape(score, (-1,)) for task, score in self.ranker(inputs, training=False).items()}
@@ -225,6 +235,14 @@ class StreamTrainer:
         sparse = [(v, g) for v, g in zip(variables, gradients, strict=True) if isinstance(g, tf.IndexedSlices)]
         self._sparse = [variable.path for variable, _ in sparse]
         return loss, [gradient.indices for _, gradient in sparse]
+
+
+def _config_of(folder: Path) -> RankerConfig:
+    described = folder / EXTRA_FOLDER / RANKER_FILE
+    try:
+        return RankerConfig.from_dict(json.loads(described.read_text()))
+    except (OSError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder} is no version to start from: {described.name} can't be read: {error}") from error
 
 
 def _rows(examples: Mapping[str, np.ndarray]) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from beam_transforms.window_files import remove_temporaries
 from tfx_pipeline.near_real_time.trainer import StreamTrainer
 
 _PATTERN = "weights-*.state"
@@ -55,10 +56,11 @@ class WeightFiles:
         return Weights(number, facts["newest_event_ms"], self._trainer.state())
 
     def keep(self, numbers: Collection[int]) -> None:
-        """Removes all others."""
+        """Removes all others, and what killed processes left half-written in the folder."""
         kept = {self._path(number) for number in numbers}
         for path in set(self._folder.glob(_PATTERN)) - kept:
             path.unlink()
+        remove_temporaries(self._folder)
 
     def _path(self, number: int) -> Path:
         return self._folder / _PATTERN.replace("*", str(number))

@@ -54,7 +54,7 @@ def verdict(summary: Mapping[str, Any]) -> str:
         else f"the near-real-time model recovers its GAUC within {wording.counted(max(windows, 1), 'window')}"
     )
     best = wording.share(max(served["hourly_best_share"], 0.0))
-    hourly = f"the hourly one comes back by {best} at best before its next hour"
+    hourly = f"the hourly one comes back by {best} at best in the minutes measured before its next hour"
     return f"Preferences flip at noon: {learned}, {hourly}"
 
 

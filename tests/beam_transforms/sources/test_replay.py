@@ -161,6 +161,19 @@ def test_a_second_is_written_when_it_is_over_and_event_time_starts_now(tmp_path,
     assert report.wall_seconds == pytest.approx((report.last_ms - report.first_ms) / 1000 / speed, abs=1)
 
 
+@pytest.mark.parametrize(("speed", "file_s"), [(1 / 3, 0.999), (0.0015, 1.3334), (0.0002, 5.0)])
+def test_odd_and_slow_paces_are_those_that_are_told(tmp_path, monkeypatch, speed, file_s):
+    wall, log, written = Wall(), live_log(1, minutes=4), []
+    monkeypatch.setattr(Replay, "_write", lambda self, name, data: written.append((wall.now_s, name, data)))
+    report = run(log, tmp_path, speed, wall=wall)
+    pace, files = json.loads(written[0][2]), written[1:-1]
+    for at_s, _, data in files:
+        last_ms = json.loads(data.splitlines()[-1])["timestamp_ms"]
+        happened_s = (pace["started_ms"] + (last_ms - pace["first_ms"]) / pace["speed"]) / 1000
+        assert -0.001 <= at_s - happened_s <= file_s + 0.001
+    assert report.wall_seconds == pytest.approx((report.last_ms - report.first_ms) / 1000 / speed, abs=file_s + 0.01)
+
+
 def test_a_replay_that_can_not_keep_up_says_so_and_drops_nothing(tmp_path):
     log, told = live_log(2, minutes=4), []
     report = run(log, tmp_path / "live", 10, wall=Wall(look_s=1.25), tell=told.append)

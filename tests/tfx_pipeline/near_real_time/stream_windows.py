@@ -1,11 +1,13 @@
 """Closed windows of synthetic examples, and a model without TensorFlow that stands in for `StreamTrainer`."""
 
+import json
 import types
 
 import numpy as np
 
 from beam_transforms.local_stream import ClosedWindow
 from beam_transforms.schema import WINDOW_MS
+from serving.version_manifest import MANIFEST_FILE
 from tfx_pipeline.near_real_time.array_file import ArrayFile
 from tfx_pipeline.near_real_time.losses import StreamLosses
 
@@ -28,6 +30,17 @@ def window(number, rows=200, flipped=False, seed=None, closed_s=None):
         "label_weight": np.ones((rows, 2), np.float32),
     }
     return ClosedWindow(end_ms, examples, [("file", rows)], None, {}, examples["timestamp_ms"] + 1000, closed_s)
+
+
+def line_version(model_dir, version, slope, newest_event_ms=123, tasks=TASKS):
+    """Writes a version that a `LineTrainer` can go on from; gives its folder."""
+    folder = model_dir / str(version)
+    folder.mkdir(parents=True)
+    (folder / "line.json").write_text(json.dumps({"slope": slope, "tasks": tasks}))
+    manifest = {"span": 1, "newest_event_ms": newest_event_ms, "parent_version": None, "tasks": {}}
+    manifest |= {"version": version, "model_name": "ranker", "decision": "blessed", "reasons": []}
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
+    return folder
 
 
 class LineTrainer:
@@ -64,6 +77,12 @@ class LineTrainer:
         self.slope = state[0].copy()
 
     set_weights = set_state
+
+    def weights_of(self, folder):
+        found = json.loads((folder / "line.json").read_text())
+        if tuple(found["tasks"]) != TASKS:
+            raise ValueError(f"{folder} is of another model; these settings differ: tasks")
+        return [np.array([found["slope"]], np.float32)]
 
     def save(self, path, facts, state):
         ArrayFile({"facts": facts}, {"state": state[0]}).save(path)

@@ -1,19 +1,20 @@
 """The loop: what is pushed when, what a slow or failing server changes, lag, and what records say. Without a server."""
 
+import dataclasses
 import json
 import threading
 import time
 import types
 
-import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfx_pipeline.near_real_time.loop
 from beam_transforms.schema import WINDOW_MS
 from beam_transforms.spans import SpanPlan
 from serving.publish_error import PublishError
 from serving.version_manifest import VersionManifest
-from tests.tfx_pipeline.near_real_time.stream_windows import BEGIN_MS, LineTrainer, window
+from tests.tfx_pipeline.near_real_time.stream_windows import BEGIN_MS, LineTrainer, line_version, window
 from tfx_pipeline.near_real_time.clock import StreamClock
 from tfx_pipeline.near_real_time.config import StreamConfig, StreamGateConfig
 from tfx_pipeline.near_real_time.learner import StreamLearner
@@ -24,7 +25,7 @@ GATE = StreamGateConfig(fewest_windows=3, first_after_windows=3)
 
 
 class Publisher:
-    """Versions in a list; `open` lets pushes through, `error` is raised by the next one."""
+    """Versions in a list; `open` lets pushes through, `error` is raised by the next one, `serve_error` by serving."""
 
     def __init__(self, has_base=True):
         self.has_base = has_base
@@ -32,14 +33,18 @@ class Publisher:
         self.open = threading.Event()
         self.open.set()
         self.error = None
+        self.serve_error = None
+        self.served = []
         self.newer = None
         self.refreshed = 0
 
     def newer_version(self):
+        if isinstance(self.newer, Exception):
+            raise self.newer
         return self.newer
 
     def go_on_from(self, version):
-        self.newer = None
+        self.newer, self.has_base = None, True
 
     def publish_first(self, ranker, files, manifest, rows):
         self.has_base = True
@@ -55,9 +60,13 @@ class Publisher:
         self.versions.append((version, float(weights[0][0]), VersionManifest.from_dict(manifest)))
         return version
 
-    def serve(self, version, number, example, pushed_s, seconds):
-        assert {len(values) for values in example.values()} == {1}
-        return ServedVersion(version, number, pushed_s, time.time(), 3, {"push": seconds})
+    def serve(self, version, number, example, seconds=0.0):
+        assert example is None or {len(values) for values in example.values()} == {1}
+        if self.serve_error is not None:
+            error, self.serve_error = self.serve_error, None
+            raise error
+        self.served.append(version)
+        return ServedVersion(version, number, time.time(), 3, {"push": seconds})
 
     def refresh(self):
         self.refreshed += 1
@@ -78,16 +87,17 @@ class Snapshot:
 def make(tmp_path, monkeypatch):
     monkeypatch.setattr(tfx_pipeline.near_real_time.loop, "WeightSnapshot", Snapshot)
 
-    def build(publisher=None, now_s=None, **settings):
+    def build(publisher=None, now_s=None, newest=None, **settings):
         trainer = LineTrainer()
         trainer.ranker.trainer = trainer
         config = StreamConfig(gate=GATE, **settings)
-        learner = StreamLearner(trainer, tmp_path / "stream", GATE)
+        learner = StreamLearner(trainer, tmp_path / "stream", GATE, version=9)
         records = []
-        server = types.SimpleNamespace(model_name="ranker", model_dir=tmp_path / "models")
+        server = types.SimpleNamespace(model_name="ranker", model_dir=tmp_path / "models", has_ended=False)
         clock = StreamClock(clock=(lambda: now_s[0]) if now_s else time.time)
+        publisher = publisher or Publisher()
         loop = NearRealTimeLoop(
-            learner, publisher or Publisher(), server, SpanPlan(), config, tmp_path / "stream", clock, records.append, 9
+            learner, publisher, server, SpanPlan(), config, tmp_path / "stream", clock, records.append, newest
         )
         return loop, loop._publisher, records
 
@@ -239,15 +249,127 @@ def test_without_a_push_the_rooms_are_refreshed(make):
     assert publisher.refreshed == 2
 
 
-def test_a_version_that_the_pipeline_published_is_gone_on_from(make, monkeypatch):
-    loop, publisher, _ = make(**NEVER_LATE)
+def test_a_version_that_the_pipeline_published_is_gone_on_from(make, tmp_path):
+    loop, publisher, records = make(**NEVER_LATE)
     _handle(loop, range(2))
-    monkeypatch.setattr(tfx_pipeline.near_real_time.loop, "read_weights", lambda folder: [np.array([50.0], np.float32)])
-    monkeypatch.setattr(VersionManifest, "read", lambda folder: types.SimpleNamespace(newest_event_ms=5))
+    publisher.error = PublishError("version 40 was published by another process meanwhile")
+    _handle(loop, [2])
+    line_version(tmp_path / "models" / "ranker", 40, 50.0)
+    publisher.newer = 40
+    _handle(loop, [3, 4])
+    assert records[3]["adopted"] == {"version": 40, "windows_dropped": 1}
+    assert [record["adopted"] for record in (records[2], records[4])] == [None, None]
+    assert publisher.versions[-2][1] == 51.0
+    assert publisher.versions[-2][2].parent_version == 40
+    # The dropped window is in no answer, and no longer one of those that were learned.
+    served = [entry["end_ms"] for record in records for result in record["served"] for entry in result["windows"]]
+    assert BEGIN_MS + 2 * WINDOW_MS not in served
+    counts = records[4]["counts"]
+    assert (counts["adopted"], counts["windows_dropped"], counts["windows_trained"]) == (1, 1, 4)
+
+
+def test_before_a_first_model_the_pipelines_is_gone_on_from(make, tmp_path):
+    loop, publisher, _ = make(Publisher(has_base=False), **NEVER_LATE)
+    _handle(loop, range(2))
+    line_version(tmp_path / "models" / "ranker", 40, 50.0)
     publisher.newer = 40
     _handle(loop, [2])
-    assert publisher.versions[-1][1] == 51.0
-    assert publisher.versions[-1][2].parent_version == 40
+    assert [(version, slope) for version, slope, _ in publisher.versions] == [(10, 51.0)]
+
+
+def test_a_version_of_another_model_is_said_each_window_and_nothing_is_pushed(make, tmp_path):
+    loop, publisher, records = make(**NEVER_LATE)
+    _handle(loop, range(2))
+    line_version(tmp_path / "models" / "ranker", 40, 50.0, tasks=("ltr", "ctr"))
+    publisher.newer = 40
+    _handle(loop, [2, 3])
+    for record in records[2:]:
+        assert "of another model" in record["errors"][0]
+        assert "begin anew" in record["errors"][0]
+        assert record["push"].startswith("held back")
+    assert publisher.newer == 40  # nothing has moved
+    assert [slope for _, slope, _ in publisher.versions] == [1.0, 2.0]
+    assert loop._learner.trainer.slope[0] == 4.0
+    assert records[3]["counts"]["failed_pushes"] == 0
+
+
+def test_a_version_whose_graph_can_not_be_taken_yet_is_adopted_once(make, tmp_path):
+    loop, publisher, records = make(**NEVER_LATE)
+    line_version(tmp_path / "models" / "ranker", 40, 50.0)
+    publisher.newer = 40
+    go_on_from, publisher.go_on_from = publisher.go_on_from, lambda version: _raise(PublishError("not there"))
+    _handle(loop, range(2))
+    assert publisher.versions == []
+    publisher.go_on_from = go_on_from
+    _handle(loop, [2])
+    assert [slope for _, slope, _ in publisher.versions] == [53.0]
+    assert [record["adopted"] is not None for record in records] == [True, False, False]
+
+
+@pytest.mark.parametrize("error", [OSError(5, "stale file handle"), tf.errors.UnavailableError(None, None, "no disk")])
+def test_a_folder_of_models_that_can_not_be_read_ends_nothing(make, error):
+    loop, publisher, records = make(**NEVER_LATE)
+    publisher.newer = error
+    _handle(loop, [0])
+    assert "newer version can't be told" in records[0]["errors"][0]
+    publisher.newer, publisher.error = None, error
+    _handle(loop, [1, 2])
+    assert "push failed" in records[2]["errors"][0]
+
+
+def _raise(error):
+    raise error
+
+
+def test_the_version_that_is_there_is_served_at_once(make):
+    loop, publisher, records = make(newest=9, **NEVER_LATE)
+    loop.run([])
+    assert publisher.served == [9]
+    assert publisher.versions == []
+    assert records[-1]["served"][0]["version"] == 9
+
+
+def test_a_version_that_did_not_answer_is_served_again_not_pushed_again(make):
+    loop, publisher, records = make(**NEVER_LATE)
+    publisher.serve_error = RuntimeError("no server")
+    _handle(loop, [0])
+    loop.handle(window(1, rows=0))
+    _settle(loop)
+    loop.handle(window(2, rows=0))
+    assert [version for version, *_ in publisher.versions] == publisher.served == [10]
+    assert "no server" in records[1]["errors"][0]
+    assert [record["push"] for record in records] == ["begun", "served again", "nothing new"]
+    assert [len(entry["windows"]) for entry in records[2]["served"]] == [1]
+    loop._server.has_ended = True
+    loop.handle(window(3, rows=0))
+    _settle(loop)
+    assert publisher.served == [10, 10]
+
+
+def test_at_the_end_what_was_learned_during_the_last_push_is_pushed(make):
+    loop, publisher, records = make(**NEVER_LATE)
+
+    def windows():
+        publisher.open.clear()
+        yield from map(window, range(3))
+        threading.Timer(0.3, publisher.open.set).start()
+
+    loop.run(windows())
+    assert [slope for _, slope, _ in publisher.versions] == [1.0, 3.0]
+    assert records[-1]["event"] == "end"
+    assert [len(entry["windows"]) for entry in records[-1]["served"]] == [1, 2]
+    assert loop._learner.published == loop._learner.number
+
+
+def test_a_source_that_is_late_itself_is_not_lag(make):
+    now_s = [0.0]
+    loop, _, records = make(now_s=now_s, max_lag_s=100.0)
+    for number, caught_up in enumerate((True, True, False, False, True)):
+        now_s[0] = (BEGIN_MS + number * WINDOW_MS) / 1000 + 360
+        loop.handle(dataclasses.replace(window(number), caught_up=caught_up))
+        _settle(loop)
+    assert [record["behind"] for record in records] == [False, False, True, True, False]
+    assert [record["decision"] for record in records] == ["learned"] * 2 + ["skipped"] * 2 + ["learned"]
 
 
 def test_a_loop_that_stopped_learning_goes_on_serving(make):

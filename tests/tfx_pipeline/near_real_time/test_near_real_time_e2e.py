@@ -137,7 +137,14 @@ def test_versions_appear_and_answer_and_a_stopped_loop_goes_on(folder):
 
         again = Stream(folder)
         try:
-            again.wait_for("another version", lambda: any(record["served"] for record in again.of("window")))
+            newest = max(int(path.name) for path in base.iterdir() if path.name.isdigit())
+
+            def answering():
+                return [entry["version"] for record in again.of("window") for entry in record["served"]]
+
+            # What was there is served before anything is learned.
+            again.wait_for("another version", lambda: len(answering()) >= 2)
+            assert answering()[0] == newest < answering()[1]
             assert "the window that ended at" in again.of("start")[0]["start"]
             assert again.of("window")[0]["decision"] == "repeated"
             assert again.of("window")[0]["end_ms"] == ends[-1]

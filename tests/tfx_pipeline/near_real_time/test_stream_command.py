@@ -1,6 +1,7 @@
 """`foresight stream`: what it refuses, what it tells people, and how signals end it."""
 
 import dataclasses
+import math
 import os
 import signal
 import threading
@@ -55,6 +56,21 @@ def test_what_cannot_be_followed_is_refused(tmp_path):
         ({"policy": "soon"}, "policy must be one of first_only"),
         ({"max_lag_s": -1}, "must not be negative"),
         ({"gate": {"standard_errors": -1}}, "must not be negative"),
+        *(
+            ({"gate": {name: value}}, f"{name} must be a number and must not be negative")
+            for name in ("standard_errors", "smallest_advantage")
+            for value in (math.nan, math.inf)
+        ),
+        *(
+            ({name: value}, f"{name} must be a number and must not be negative")
+            for name in ("max_lag_s", "lateness_s")
+            for value in (math.nan, math.inf)
+        ),
+        ({"eval_fraction": math.nan}, "eval_fraction must be between 0 and 1"),
+        ({"keep_versions": 1}, "keep_versions must be at least 2, got 1"),
+        ({"gate": {"trailing_windows": 4}}, "trailing_windows must be at least 2 and fewest_windows (5), got 4"),
+        ({"gate": {"trailing_windows": 1, "fewest_windows": 1}}, "trailing_windows must be at least 2"),
+        ({"policy": "fast_slow"}, "set max_lag_s to 0, got 300"),
     ],
 )
 def test_a_wrong_configuration_is_refused_by_name(tmp_path, settings, message):
@@ -129,12 +145,14 @@ def test_a_record_is_told_to_people():
                 "windows": [{"close_to_answer_s": 2.04, "event_to_served_s": None}],
             }
         ],
+        "adopted": {"version": 6, "windows_dropped": 2},
         "errors": ["push failed"],
     }
     assert describe(record).splitlines() == [
         "2025-06-15T15:07:00+00:00 rolled_back    12 examples, loss 0.5000, ctr AUC 0.7123 GAUC -, 4.2 s behind, "
         "0 skipped, 2 rolled back so far",
         "  ctr AUC fell",
+        "  version 6 was published by another process and is gone on from; 2 learned windows are dropped",
         "  version 7 answers (push 0.10, load 1.50 s)",
         "    2.0 s after the window closed, - after its newest event",
         "  push failed",

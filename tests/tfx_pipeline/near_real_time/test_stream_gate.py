@@ -17,24 +17,26 @@ def _figures(auc=0.8, rows=400, positives=200, loss=0.5, finite=True):
 
 
 def _trailing(auc=0.8, windows=10, loss=0.5):
-    return Trailing(_figures(auc), windows, {name: [loss] * windows for name in ("train", "before", "after")})
+    return Trailing({"ctr": auc}, windows, {name: [loss] * windows for name in ("train", "before", "after")})
 
 
 def _judge(window, trailing=None, good=None, examples=400):
-    return judge_scores(window, examples, trailing or _trailing(), (lambda: good) if good else None, CONFIG)
+    of_good = (lambda: (good, good)) if good else None
+    return judge_scores(window, window, examples, trailing or _trailing(), of_good, CONFIG)
 
 
 @pytest.mark.parametrize(
     ("window", "good", "blessed", "confirmed"),
     [
         (_figures(0.79), None, True, True),
-        (_figures(0.74), None, True, True),  # beyond largest_fall, but within the standard errors of 400 rows
+        (_figures(0.765), None, True, False),  # less than what may be, more than a standard error
+        (_figures(0.74), None, True, False),  # beyond largest_fall, but within the standard errors of 400 rows
         (_figures(0.6), _figures(0.79), False, False),
         (_figures(0.6), _figures(0.61), True, False),  # not worse by enough, and not as good
         (_figures(0.6), _figures(0.55), True, True),
-        (_figures(0.6), None, True, True),
-        (_figures(0.6, positives=10), _figures(0.79), True, True),  # too few positives
-        (_figures(0.6, positives=395), _figures(0.79), True, True),  # too few negatives
+        (_figures(0.6), None, True, False),  # there is no other one that would tell a bad model from a bad world
+        (_figures(0.6, positives=10), _figures(0.79), True, False),  # too few positives
+        (_figures(0.6, positives=395), _figures(0.79), True, False),  # too few negatives
         (_figures(finite=False, auc=None), None, False, False),
         (_figures(loss=3.0), _figures(loss=0.6), False, False),  # the same order, but far off
         (_figures(loss=3.0), _figures(loss=2.0), True, False),
@@ -42,9 +44,9 @@ def _judge(window, trailing=None, good=None, examples=400):
     ],
 )
 def test_a_fall_counts_where_the_last_good_model_does_better(window, good, blessed, confirmed):
-    decision, found = _judge(window, good=good)
-    assert (decision.blessed, found) == (blessed, confirmed)
-    assert decision.reasons
+    found = _judge(window, good=good)
+    assert (found.decision.blessed, found.good) == (blessed, confirmed)
+    assert found.decision.reasons
 
 
 def test_before_enough_windows_only_finite_numbers_are_asked_for():
@@ -69,6 +71,8 @@ def test_the_standard_error_is_that_of_samples():
         ((0.5, _figures(), math.inf, 400), 1),
         ((3.5, _figures(loss=3.0), 3.0, 400), 0),  # it was as high before
         ((0.5, _figures(), None, 400), 0),
+        ((-3.5, _figures(), 0.5, 400), 1),  # labels that are taken back make the loss fall without end
+        ((-0.4, _figures(), 0.5, 400), 0),
     ],
 )
 def test_what_learning_makes_worse_is_rejected(arguments, failures):

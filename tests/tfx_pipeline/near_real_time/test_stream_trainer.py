@@ -1,12 +1,14 @@
 """StreamTrainer: nothing traced anew, nothing learned before it is scored, states that come back bit by bit."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
 from beam_transforms.local_stream import ClosedWindow
 from tests.tfx_pipeline.synthetic_examples import example_columns
+from tfx_pipeline.file_names import EXTRA_FOLDER, RANKER_FILE
 from tfx_pipeline.near_real_time.array_file import ArrayFile
 from tfx_pipeline.near_real_time.batch_order import batch_order
 from tfx_pipeline.near_real_time.config import StreamGateConfig, StreamTrainingConfig
@@ -132,6 +134,48 @@ def test_the_rows_that_are_named_as_touched_are_all_that_changed(trainer, column
         assert 0 < len(changed) <= len(rows) < len(now)
         assert set(changed) <= set(rows)
     assert trainer.take_touched() == {}
+
+
+def test_touched_rows_that_nobody_takes_do_not_pile_up(trainer, columns):
+    for key in range(3):
+        trainer.train(_rows(columns, 0, 300), key=key)
+    assert len(trainer._touched) == 2
+    for path, parts in trainer._touched.items():
+        table = next(weight for weight in trainer.ranker.weights if weight.path == path)
+        assert sum(map(len, parts)) <= table.shape[0]
+        assert len(parts) == 1
+
+
+def test_the_learning_rate_is_that_of_the_configuration_after_a_restart_too(trainer, columns, tmp_path):
+    trainer.train(_rows(columns, 0, 64))
+    trainer.save(tmp_path / "state")
+    trainer.training = dataclasses.replace(TRAINING, learning_rate=0.0625)
+    try:
+        trainer.restore(tmp_path / "state")
+        assert float(trainer.ranker.optimizer.learning_rate) == 0.0625
+        before = trainer.state()
+        trainer.train(_rows(columns, 0, 64))
+    finally:
+        trainer.training = TRAINING
+    quick = trainer.state()
+    trainer.set_state(before)
+    trainer.train(_rows(columns, 0, 64))
+    kernel = next(index for index, array in enumerate(before) if array.ndim == 2 and array.dtype == np.float32)
+    far, near = (np.abs(found[kernel] - before[kernel]).max() for found in (quick, trainer.state()))
+    assert far > 3 * near > 0
+
+
+def test_weights_of_a_version_whose_tasks_are_in_another_order_are_refused(trainer, tmp_path):
+    """They have the same shapes; nothing is read of them."""
+    config = trainer.ranker.config
+    described = tmp_path / EXTRA_FOLDER / RANKER_FILE
+    described.parent.mkdir()
+    described.write_text(json.dumps(dataclasses.replace(config, tasks=config.tasks[::-1]).to_dict()))
+    with pytest.raises(ValueError, match="is of another model; these settings differ: tasks"):
+        trainer.weights_of(tmp_path)
+    described.write_text("{}")
+    with pytest.raises(ValueError, match="can't be read"):
+        trainer.weights_of(tmp_path)
 
 
 @pytest.mark.slow

@@ -132,7 +132,7 @@ def test_the_report_stands_alone_and_says_what_came_out(tmp_path, hourly_window)
 def test_a_model_that_does_not_recover_is_said_not_to(tmp_path):
     assert verdict(made_up_summary(back=0.5)) == (
         "Preferences flip at noon: the near-real-time model doesn't recover, the hourly one comes back by 10.0 % at "
-        "best before its next hour"
+        "best in the minutes measured before its next hour"
     )
 
 
