@@ -97,7 +97,7 @@ class StreamConfig:
         gate: What a window has to show.
         policy: When labels are known, one of `POLICIES`. With "fast_slow" nothing may be skipped (max_lag_s 0): it
             takes back negatives an hour later, and taking back what was never learned can make the loss fall for ever.
-        policy_options: Arguments of the policy by name, such as `horizon_s`.
+        policy_options: Arguments of the policy by name. `horizon_s` of first_only and sliver is 300 unless it is given.
         lateness_s: How late events may be. A window's labels are final when the newest event is so much past its end:
             all that is learned waits for it.
         span_s: Length of a span, those of the pipeline.

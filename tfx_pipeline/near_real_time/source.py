@@ -18,6 +18,10 @@ from tfx_pipeline.near_real_time.clock import StreamClock
 from tfx_pipeline.near_real_time.config import StreamConfig
 
 _POLICIES = {"first_only": FirstOnly, "sliver": Sliver, "fast_window": FastWindow, "fast_slow": FastSlow}
+_HORIZON = {"horizon_s": 300.0}
+"""What the pipeline's labels, those of FastWindow, wait for. With an hour, the policies' default, only positives are
+known in the first hour of a stream, and negatives come from another hour than positives for ever after."""
+_DEFAULTS = {"first_only": _HORIZON, "sliver": _HORIZON}
 _KAFKA = "kafka"
 
 
@@ -47,7 +51,7 @@ def label_policy(config: StreamConfig) -> LabelPolicy:
         ValueError: If the policy doesn't take its options.
     """
     try:
-        return _POLICIES[config.policy](**config.policy_options)
+        return _POLICIES[config.policy](**{**_DEFAULTS.get(config.policy, {}), **config.policy_options})
     except TypeError as error:
         raise ValueError(f"policy_options: {error}") from error
 

@@ -85,6 +85,8 @@ def test_a_configuration_keeps_what_it_leaves_out(tmp_path):
     config = load_stream_config(tmp_path / "stream.yaml")
     assert config == StreamConfig(lateness_s=2.0, policy="sliver", policy_options={"horizon_s": 600})
     assert label_policy(config).horizon_ms == 600_000
+    for policy in ("first_only", "sliver", "fast_window"):
+        assert label_policy(dataclasses.replace(config, policy=policy, policy_options={})).horizon_ms == 300_000
     with pytest.raises(ValueError, match="policy_options"):
         label_policy(dataclasses.replace(config, policy_options={"horizon": 1}))
 
