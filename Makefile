@@ -39,10 +39,10 @@ test-backends: test-jax test-torch  ## Runs the layers' and models' tests on JAX
 JAX_TESTS := $(addprefix tests/keras_models/,layers optimizers test_layers_in_models.py test_grouped_auc.py test_metrics.py)
 
 test-jax: .venv-backends/ready
-	KERAS_BACKEND=jax $(BACKENDS_PYTHON) -m pytest $(JAX_TESTS) tests/examples -k 'not learns'
+	KERAS_BACKEND=jax $(BACKENDS_PYTHON) -m pytest $(JAX_TESTS) tests/examples/test_examples.py -k 'not learns'
 
 test-torch: .venv-backends/ready
-	KERAS_BACKEND=torch $(BACKENDS_PYTHON) -m pytest tests/keras_models tests/examples -k 'not learns'
+	KERAS_BACKEND=torch $(BACKENDS_PYTHON) -m pytest tests/keras_models tests/examples/test_examples.py -k 'not learns'
 
 build/flink/ready: tools/flink/pom.xml tools/flink/cluster/pom.xml tools/flink/broker/pom.xml
 	@command -v java > /dev/null && command -v mvn > /dev/null || \
