@@ -1,6 +1,7 @@
 """The demo's whole road on two small simulated spans."""
 
 import dataclasses
+import itertools
 import json
 import signal
 import subprocess
@@ -17,7 +18,9 @@ from rich.console import Console
 
 from beam_transforms.codebook import Codebook
 from beam_transforms.codebook_drift import drift
+from beam_transforms.columnar import to_columns
 from beam_transforms.content import segment_batch
+from beam_transforms.sources.open_source import open_source
 from beam_transforms.sources.simulator.simulator_config import PRESETS
 from beam_transforms.sources.source import DeadLetter
 from beam_transforms.spans import SpanPlan
@@ -51,7 +54,9 @@ def test_two_spans_are_trained_pushed_and_ranked_with(tmp_path):
             assert set(span["forecast_mse"]) == {"model", "mean", "latest"}
             assert set(span["semantic_id_hits"]) == {"model", "last", "most_frequent", "largest_weight"}
             assert set(span["product_hits"]) == {"model", "model_at_10", "most_frequent", "latest"}
-        assert summary["codebook"]["trained_on"] == summary["drift"]["segments"][0]
+        earlier, of_first_span = _segments_of_the_first_span(tmp_path / "demo" / "data")
+        assert summary["codebook"]["trained_on"] == earlier  # none of those that models are evaluated on
+        assert summary["drift"]["segments"][0] == of_first_span > earlier > 0
         assert summary["drift"]["population_stability_index"] > 0
         assert summary["wall_seconds"] > 0 and summary["peak_rss_mb"] > 100
         assert sum(stage["seconds"] for stage in summary["stages"]) == pytest.approx(summary["wall_seconds"], rel=0.1)
@@ -62,6 +67,16 @@ def test_two_spans_are_trained_pushed_and_ranked_with(tmp_path):
         assert set(before["rooms"][0]["scores"]) == set(first["tasks"])
         assert "<svg" in (tmp_path / "demo" / "report.html").read_text()
         assert "blessed" in (tmp_path / "account.txt").read_text()
+
+
+def _segments_of_the_first_span(folder: Path) -> tuple[int, int]:
+    """How many segments of the first span ended before its eval part, and how many there are in all."""
+    plan = SpanPlan(SMALL.duration_s * 1000 // 2)
+    source = open_source("kuailive_m3", folder)
+    batches = itertools.chain.from_iterable(map(source.read_segments, source.segment_partitions()))
+    ended_ms = to_columns([batch for batch in batches if not isinstance(batch, DeadLetter)])["timestamp_ms"]
+    of_first_span = ended_ms[plan.span(ended_ms) == plan.span(np.array([SMALL.start_ms]))]
+    return int((~plan.is_eval(of_first_span)).sum()), len(of_first_span)
 
 
 def test_the_drift_is_between_the_first_span_and_the_last():
