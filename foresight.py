@@ -1,9 +1,5 @@
 """The console script `foresight`, which gathers the commands that each package defines, and `foresight.rank`."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 import click
 
 import beam_transforms.cli
@@ -14,70 +10,9 @@ import keras_models.cli
 import serving.cli
 import tfx_pipeline.cli
 import tfx_pipeline.road_commands
+from serving.rank_rooms import rank_rooms as rank
 
-if TYPE_CHECKING:
-    from serving.ranking import Ranking
-
-
-def rank(
-    user_id: int,
-    live_ids: Sequence[int] | None = None,
-    limit: int | None = None,
-    *,
-    store: str | Path = serving.cli.DEFAULT_STORE,
-    address: str = serving.cli.DEFAULT_ADDRESS,
-    model_name: str = serving.cli.DEFAULT_MODEL_NAME,
-    version: int | None = None,
-    label: str | None = None,
-    deadline_s: float = 5.0,
-    root_certificates: bytes | Path | None = None,
-) -> "Ranking":
-    """Ranks rooms for a user, once, as the command `foresight rank` does.
-
-    It needs grpcio, protobuf, numpy, and lmdb or redis. The store and the connection are opened and closed again: a
-    service keeps a `serving.client.RankingClient` instead.
-
-    ```python
-    import foresight
-
-    for room in foresight.rank(17, limit=5).rooms:
-        print(room.live_id, room.score)
-    ```
-
-    Args:
-        user_id: The user.
-        live_ids: The candidates; all rooms that are live now by default.
-        limit: Keep at most this many of the best.
-        store: Folder of the online store, or redis://host:port/db.
-        address: "host:port" of the model server's gRPC interface.
-        model_name: The name under which the server knows the model.
-        version: A version to insist on, instead of a label.
-        label: Of the version to ask; "stable" by default.
-        deadline_s: Seconds within which the ranking succeeds or fails.
-        root_certificates: PEM certificates of the server's authority, or their file, for TLS.
-
-    Returns:
-        Rooms, best first, and the version that scored them.
-
-    Raises:
-        ValueError: An argument is out of range, or there is no store at the location.
-        OSError: The store or the file of certificates can't be read.
-        serving.ranking_error.RankingError: There is no ranking; the message says why.
-    """
-    from serving.rank_rooms import rank_rooms
-
-    return rank_rooms(
-        user_id,
-        live_ids,
-        limit,
-        store=store,
-        address=address,
-        model_name=model_name,
-        version=version,
-        label=label,
-        deadline_s=deadline_s,
-        root_certificates=root_certificates,
-    )
+__all__ = ["main", "rank"]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -8,14 +8,9 @@ from pathlib import Path
 import click
 
 from serving.canary.command import canary
+from serving.rank_rooms import DEFAULT_ADDRESS, DEFAULT_MODEL_NAME, DEFAULT_STORE, rank_rooms
 from serving.rooms_command import rooms
 from serving.serve_command import serve
-
-DEFAULT_ADDRESS = "127.0.0.1:8500"
-DEFAULT_MODEL_NAME = "live_ranker"
-DEFAULT_STORE = Path("build/demo/online_store")
-
-_DEADLINE_S = 5.0
 
 
 @click.command()
@@ -50,7 +45,6 @@ def rank(
     as_json: bool,
 ) -> None:
     """Ranks the rooms that are live now for a user."""
-    from serving.rank_rooms import rank_rooms
     from serving.ranking_error import RankingError
 
     if version is not None and label is not None:
@@ -64,7 +58,6 @@ def rank(
             model_name=model_name,
             version=version,
             label=label,
-            deadline_s=_DEADLINE_S,
             root_certificates=root_certificates,
         )
     except (RankingError, ValueError, OSError) as error:

@@ -9,7 +9,7 @@ import types
 import pytest
 import tensorflow as tf
 
-import tfx_pipeline.near_real_time.loop
+import tfx_pipeline.near_real_time.push_thread
 from beam_transforms.schema import WINDOW_MS
 from beam_transforms.spans import SpanPlan
 from serving.publish_error import PublishError
@@ -85,7 +85,7 @@ class Snapshot:
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    monkeypatch.setattr(tfx_pipeline.near_real_time.loop, "WeightSnapshot", Snapshot)
+    monkeypatch.setattr(tfx_pipeline.near_real_time.push_thread, "WeightSnapshot", Snapshot)
 
     def build(publisher=None, now_s=None, newest=None, **settings):
         trainer = LineTrainer()
@@ -99,14 +99,14 @@ def make(tmp_path, monkeypatch):
         loop = NearRealTimeLoop(
             learner, publisher, server, SpanPlan(), config, tmp_path / "stream", clock, records.append, newest
         )
-        return loop, loop._publisher, records
+        return loop, loop._pusher._publisher, records
 
     return build
 
 
 def _settle(loop):
-    if loop._push is not None:
-        loop._push.exception(20)
+    if loop._pusher._push is not None:
+        loop._pusher._push.exception(20)
 
 
 def _handle(loop, numbers, **arguments):
@@ -170,7 +170,7 @@ def test_freshness_counts_from_the_newest_event_and_from_the_labels(make):
     example = window(1)
     _handle(loop, [1])
     assert records[0]["lag_s"] == pytest.approx(4)
-    answered_s = loop._push.result().answered_s  # by the wall clock; the events are of another day
+    answered_s = loop._pusher._push.result().answered_s  # by the wall clock; the events are of another day
     loop.handle(window(2, rows=0))
     (served,) = records[1]["served"]
     (entry,) = served["windows"]
@@ -245,7 +245,7 @@ def test_without_a_push_the_rooms_are_refreshed(make):
     _handle(loop, [0])
     for number in (1, 2):
         loop.handle(window(number, rows=0))
-        loop._refresh.result(20)
+        loop._pusher._refresh.result(20)
     assert publisher.refreshed == 2
 
 
@@ -340,7 +340,7 @@ def test_a_version_that_did_not_answer_is_served_again_not_pushed_again(make):
     assert "no server" in records[1]["errors"][0]
     assert [record["push"] for record in records] == ["begun", "served again", "nothing new"]
     assert [len(entry["windows"]) for entry in records[2]["served"]] == [1]
-    loop._server.has_ended = True
+    loop._pusher._server.has_ended = True
     loop.handle(window(3, rows=0))
     _settle(loop)
     assert publisher.served == [10, 10]

@@ -10,6 +10,7 @@ import pytest
 import tfx_pipeline.near_real_time.learner
 from serving.version_manifest import MANIFEST_FILE
 from tests.tfx_pipeline.near_real_time.stream_windows import TASKS, LineTrainer, line_version, window
+from tfx_pipeline.near_real_time.array_file import ArrayFile
 from tfx_pipeline.near_real_time.config import StreamGateConfig
 from tfx_pipeline.near_real_time.learner import StreamLearner
 from tfx_pipeline.near_real_time.losses import StreamLosses
@@ -154,12 +155,12 @@ def test_windows_that_are_too_small_are_judged_together(trainer, tmp_path):
     trainer.train = lambda examples, key: StreamLosses(np.array([0.5], np.float32), 15, 0)
     trainer.slope[:] = 0.3
     good = trainer.state()
-    learner._current.state = learner._good.state = good
+    learner._model.current.state = learner._model.good.state = good
     decisions = []
     for number in range(20, 30):
         if number == 22:
             trainer.slope[:] = -0.3
-            learner._current.state = trainer.state()
+            learner._model.current.state = trainer.state()
             learner = _restarted(learner, trainer, tmp_path / "state")
         decisions.append(learner.learn(window(number, rows=15)).decision)
     assert "rolled_back" in decisions
@@ -170,7 +171,8 @@ def test_windows_that_are_too_small_are_judged_together(trainer, tmp_path):
 def _restarted(learner, trainer, folder):
     """What is kept of windows since the last good model comes back, too; weights stay as they were made here."""
     again = StreamLearner(LineTrainer(), folder, GATE)
-    again.trainer, again._current, again._good = trainer, learner._current, learner._good
+    model, before = again._model, learner._model
+    model._trainer, model.current, model.good = trainer, before.current, before.good
     return again
 
 
@@ -186,9 +188,9 @@ def test_where_it_is_harder_for_long_the_last_good_model_moves_on_again(trainer,
         if number >= 12:
             closed.examples["label"][:150] = 1 - closed.examples["label"][:150]
         assert learner.learn(closed).decision == "learned"
-        good.append(learner._good.number)
+        good.append(learner._model.good.number)
     assert good[-1] >= 40 - 2 * gate.trailing_windows
-    assert len(learner._learned) <= 40
+    assert len(learner._counts._trained) <= 40
 
 
 def test_after_rollbacks_in_a_row_learning_stops_and_scoring_too(learner, trainer, tmp_path):
@@ -222,7 +224,7 @@ def test_a_first_model_is_judged_by_value_alone(learner):
     _learn(learner, 3, begin=3)
     assert learner.judge_first().blessed
     poor = StreamGateConfig(first_after_windows=4, smallest_auc=0.999)
-    learner._gate = poor
+    learner._model._gate = poor
     assert "below the smallest value 0.999" in learner.judge_first().reasons[0]
 
 
@@ -305,6 +307,30 @@ def test_a_damaged_state_is_refused(learner, tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match="is damaged"):
             StreamLearner(LineTrainer(), tmp_path / "state", GATE)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"format": ...}, "format None, expected 1"),
+        ({"format": 2}, "format 2, expected 1"),
+        ({"counts": {"windows": {"trained": 2}}}, "KeyError"),
+        ({"model": None}, "TypeError"),
+    ],
+)
+def test_a_state_of_another_program_is_refused_and_can_be_removed(learner, tmp_path, change, found):
+    _learn(learner, 2)
+    path = tmp_path / "state" / "learner.state"
+    head = ArrayFile.load(path)
+    facts = {name: value for name, value in {**head.facts, **change}.items() if value is not ...}
+    ArrayFile(facts, head.arrays).save(path)
+    with pytest.raises(ValueError, match=found) as refused:
+        StreamLearner(LineTrainer(), tmp_path / "state", GATE)
+    assert str(path) in str(refused.value)
+    assert "remove it to start from the newest published version" in str(refused.value)
+    path.unlink()
+    again = StreamLearner(LineTrainer(), tmp_path / "state", GATE)
+    assert (again.number, again.end_ms) == (0, None)
 
 
 def test_weights_of_someone_else_are_gone_on_from(learner, trainer, tmp_path):
