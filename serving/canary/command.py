@@ -1,4 +1,4 @@
-"""The commands `foresight canary start`, `status` and `decide`."""
+"""The commands `foresight canary start`, `status` and `decide`; `outcomes` has a file of its own."""
 
 import contextlib
 import dataclasses
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from serving.canary import outcomes_command
 
 if TYPE_CHECKING:
     from serving.canary.canary import Canary
@@ -54,6 +56,9 @@ def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.group()
 def canary() -> None:
     """Tries a new version on a share of users, and promotes it or rolls it back by rule."""
+
+
+canary.add_command(outcomes_command.outcomes)
 
 
 @canary.command()

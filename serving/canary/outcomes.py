@@ -34,7 +34,7 @@ class Outcomes:
 
 
 def read_outcomes(path: Path, read: Mapping[str, int], trial: Trial) -> Iterator[Outcomes]:
-    """The outcomes at `path` that weren't read yet.
+    """The outcomes at `path` that weren't read yet, e.g. those of `foresight canary outcomes`.
 
     A line is one impression whose label is known:
 
