@@ -88,6 +88,17 @@ def test_a_vector_has_the_same_code_whatever_its_batch(cuts, seed):
     np.testing.assert_array_equal(together, _exact(codebook.codes, vectors))
 
 
+def test_blocks_of_codes_and_of_vectors_have_no_seams():
+    generator = np.random.default_rng(6)
+    codebook = Codebook(generator.standard_normal((1203, 3)).astype(np.float32))  # blocks that aren't full
+    vectors = generator.standard_normal((9000, 3)).astype(np.float32)
+    vectors[::1000] = 1e30  # beyond what float32 scores can tell
+    together = codebook.assign(vectors)
+    parts = [codebook.assign(part) for part in np.array_split(vectors, 30)]
+    np.testing.assert_array_equal(np.concatenate(parts), together)
+    np.testing.assert_array_equal(_exact(codebook.codes, vectors[::20]), together[::20])
+
+
 def test_one_code_is_always_the_nearest():
     assert Codebook(np.array([[3.0, 4.0]])).assign(np.array([[0, 0], [1e30, 3e38], [3, 4]])).tolist() == [0, 0, 0]
 

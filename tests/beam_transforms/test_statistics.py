@@ -1,3 +1,5 @@
+import tracemalloc
+
 import apache_beam as beam
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from beam_transforms.columnar import concatenate, take, to_batch, to_columns
 from beam_transforms.events import register_coders
 from beam_transforms.schema import LIVE_SCHEMA, WINDOW_MS, Aggregate, EventKind, Metric
+from beam_transforms.stage import StageState, advance
 from beam_transforms.statistics import (
     empty_heard,
     empty_windows,
@@ -18,7 +21,7 @@ from beam_transforms.statistics import (
     statistic_sequences,
     window_statistics,
 )
-from beam_transforms.window_statistics import WindowStatistics
+from beam_transforms.window_statistics import WindowStatistics, _CountedWindows, _RoomWindows
 from tests.beam_transforms.event_logs import NOON_MS, event_rows, log
 
 METRICS = (
@@ -167,6 +170,37 @@ def test_transform_counts_equal_events_once():
             batches = pipeline | beam.Create([to_batch(events), to_batch({k: v[:1] for k, v in events.items()})])
             windows = batches | WindowStatistics(METRICS[:1], deduplicate=deduplicate)
             assert_that(windows, counted([[[count]]]))
+
+
+def test_a_stream_four_times_as_long_needs_no_more_memory():
+    """Of the same rooms and users: what is held is what is open, not what has passed."""
+    rng = np.random.default_rng(0)
+    counted, by_room = _CountedWindows(METRICS, WINDOW_MS, True), _RoomWindows(METRICS, WINDOW_MS)
+
+    def windows_of(steps: int) -> int:
+        first, second, found = StageState.first(counted), StageState.first(by_room), 0
+        for end_ms in NOON_MS + WINDOW_MS * np.arange(1, steps + 1):
+            rows = 500
+            times = rng.integers(end_ms - WINDOW_MS, end_ms, rows)
+            ids = {name: rng.integers(0, ids, rows) for name, ids in (("user_id", 40), ("author_id", 9))}
+            kinds = rng.choice([EventKind.COMMENT, EventKind.ENTER, EventKind.LEAVE], rows).astype(np.int8)
+            events = {"kind": kinds, "timestamp_ms": times, **ids, "live_id": rng.integers(0, 20, rows)}
+            events |= {"value": np.ones(rows, np.float32)}
+            first, partial = advance(counted, first, {"events": [events]}, int(end_ms), 0)
+            second, windows = advance(by_room, second, {"room_windows": [partial["room_windows"]]}, int(end_ms), 0)
+            found += len(windows["windows"]["live_id"])
+        return found
+
+    peaks = []
+    windows_of(2)
+    for steps in (50, 200):
+        tracemalloc.start()
+        try:
+            assert windows_of(steps) == 20 * steps
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0], peaks
 
 
 @pytest.mark.parametrize(
