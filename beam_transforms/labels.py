@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -65,26 +65,47 @@ class FastWindow(LabelPolicy):
     to until the exit, or the end of the window for who is still there. An impression whose window hasn't ended at the
     watermark isn't known yet.
 
+    Some tasks may have a window of their own: clicks are known sooner than gifts. An impression then has a row at the
+    end of each window, with mask 1 for the tasks that have it. A positive and a negative of one task are known equally
+    long after their impressions, whatever the windows: so the labels that arrive at one time are about impressions of
+    one time, and tell nothing that a request doesn't know. (Of `sliver` and `first_only` that isn't so.)
+
     Args:
         window_s: Length of the window in seconds.
+        task_window_s: Task name -> length of its window, where that is another one.
 
     Raises:
-        ValueError: If the window isn't positive or, when labelling, is shorter than a task needs.
+        ValueError: If a window isn't positive or, when labelling, is shorter than its task needs, or of no task.
     """
 
-    def __init__(self, window_s: float = 300.0) -> None:
-        if window_s <= 0:
-            raise ValueError(f"window_s must be positive, got {window_s}")
-        self.window_s = window_s
-        self.horizon_ms = int(window_s * 1000)
+    def __init__(self, window_s: float = 300.0, task_window_s: Mapping[str, float] | None = None) -> None:
+        self.window_s, self.task_window_s = window_s, dict(task_window_s or {})
+        for name, seconds in (("window_s", window_s), *self.task_window_s.items()):
+            if not seconds > 0:
+                raise ValueError(f"{name} must be positive, got {seconds}")
+        self.horizon_ms = int(max(window_s, *self.task_window_s.values(), 0) * 1000)
 
     def label(self, events: Columns, impressions: Columns, tasks: tuple[Task, ...], watermark_ms: int) -> Labels:
-        require_time_for(tasks, self.window_s, "the fast window")
-        window_end = impressions["timestamp_ms"] + self.horizon_ms
-        known = np.flatnonzero(window_end <= watermark_ms)
-        label = RoomActions(events, impressions).fulfilled_ms(tasks)[known] <= window_end[known, None]
-        ones = np.ones(label.shape, dtype=np.float32)
-        return Labels(known, window_end[known], label.astype(np.float32), ones, ones)
+        unknown = sorted(set(self.task_window_s) - {task.name for task in tasks})
+        if unknown:
+            raise ValueError(
+                f"task_window_s names {', '.join(unknown)}, the tasks are {', '.join(task.name for task in tasks)}"
+            )
+        windows_s = [self.task_window_s.get(task.name, self.window_s) for task in tasks]
+        for task, window_s in zip(tasks, windows_s, strict=True):
+            require_time_for((task,), window_s, "the fast window")
+        known_ms = RoomActions(events, impressions).fulfilled_ms(tasks)
+        parts = []
+        for window_s in sorted(set(windows_s)) or [self.window_s]:
+            window_end = impressions["timestamp_ms"] + int(window_s * 1000)
+            known = np.flatnonzero(window_end <= watermark_ms)
+            of_window = np.array([other == window_s for other in windows_s], dtype=bool)
+            label = (known_ms[known] <= window_end[known, None]) & of_window
+            mask = np.broadcast_to(of_window.astype(np.float32), label.shape).copy()
+            parts.append(
+                Labels(known, window_end[known], label.astype(np.float32), mask, np.ones(label.shape, np.float32))
+            )
+        return concatenate_labels(parts)
 
 
 def require_time_for(tasks: tuple[Task, ...], seconds: float, what: str) -> None:

@@ -24,12 +24,11 @@ from beam_transforms.online_store import OnlineStore, open_online_store
 from beam_transforms.read_events import DEAD_LETTERS
 from beam_transforms.schema import WINDOW_MS, EventKind, RankingSchema, schema_to_json
 from beam_transforms.spans import SpanPlan
-from beam_transforms.stage import Tables
+from beam_transforms.stage import LATENESS_MS, Tables
 from beam_transforms.stream_checkpoint import StreamCheckpoint
 from beam_transforms.stream_segments import quantize, require_same_codes
 from beam_transforms.streamed_examples import write_examples
 from beam_transforms.streamed_lines import LATE, dead_letter_line, late_lines, write_lines
-from beam_transforms.streaming import LATENESS_MS
 from beam_transforms.window_files import file_name, remove_temporaries
 
 CHECKPOINT = "stream.checkpoint"

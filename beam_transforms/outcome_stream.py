@@ -17,7 +17,7 @@ from beam_transforms.outcome_stage import OutcomeStage
 from beam_transforms.read_events import DEAD_LETTERS
 from beam_transforms.schema import WINDOW_MS, EventKind
 from beam_transforms.served_files import ServedFiles
-from beam_transforms.stage import Tables, advance
+from beam_transforms.stage import LATENESS_MS, Tables, advance
 from beam_transforms.stage_state import decode_state, encode_state
 from beam_transforms.stream_checkpoint import StreamCheckpoint
 from beam_transforms.streamed_lines import LATE, dead_letter_line, late_lines, write_lines
@@ -25,9 +25,6 @@ from beam_transforms.window_files import file_name, remove_temporaries
 
 CHECKPOINT = "outcomes.checkpoint"
 """The checkpoint's file, beside the outcomes."""
-
-LATENESS_MS = 60_000
-"""How much later than the newest event one may come: as in `build_stream`, whose module needs TensorFlow."""
 
 LATE_RANKINGS = "late_rankings"
 """The folder of served lines that came when labels of their time were known, beside the outcomes."""

@@ -9,6 +9,9 @@ import numpy as np
 from beam_transforms.columnar import Columns, concatenate, distinct_rows, take
 from beam_transforms.schema import WINDOW_MS
 
+LATENESS_MS = 60_000
+"""How much later than the newest event one may come, by default."""
+
 Tables = dict[str, Columns]
 
 ALWAYS_MS = 2**62

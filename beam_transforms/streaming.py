@@ -15,12 +15,10 @@ from beam_transforms.quantize_segments import QuantizeSegments
 from beam_transforms.read_events import DEAD_LETTERS
 from beam_transforms.schema import RankingSchema
 from beam_transforms.spans import SpanPlan
+from beam_transforms.stage import LATENESS_MS
 from beam_transforms.stream_segments import require_same_codes, wrong_width
 from beam_transforms.streamed_examples import WriteStreamedExamples
 from beam_transforms.streamed_lines import LATE, WriteStreamedLines, dead_letter_line, late_lines
-
-LATENESS_MS = 60_000
-"""How much later than the newest event one may come, by default."""
 
 
 def build_stream(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from apache_beam.io.unbounded_source import CheckpointMark
 from kafka import OffsetAndMetadata, TopicPartition
-from kafka.errors import KafkaError, OffsetOutOfRangeError
+from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
 
 from beam_transforms.event_lines import EventLineParser, ParsedLines
 from beam_transforms.parse_event_lines import latest_ms
+from beam_transforms.schema import WINDOW_MS
 from beam_transforms.sources.live_reader import LiveReader
 from beam_transforms.sources.source import DeadLetter, SourceError
 
@@ -27,6 +29,11 @@ POLL_MS = 100
 
 POLL_MESSAGES = 5_000
 """Most messages that are taken at once."""
+
+ASK_MS = 1_000
+"""How long to wait for the broker's answer to where partitions end."""
+
+_START_ANEW = "Run the batch pipeline over their time, and start the stream without its checkpoint"
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -77,7 +84,8 @@ class KafkaReader(LiveReader):
         self._fetched: collections.deque[tuple[TopicPartition, list[Any]]] = collections.deque()
         self._to_commit: Mapping[str, int] | None = None
         self._newest = {int(number): newest for number, newest in mark.newest_ms.items()}
-        self._last_message = dict.fromkeys((partition.partition for partition in partitions), monotonic())
+        self._asked = monotonic()
+        self._last_message = dict.fromkeys((partition.partition for partition in partitions), self._asked)
         consumer.assign(self._partitions)
         first = consumer.beginning_offsets(self._partitions)
         self._offsets = {p.partition: int(mark.offsets.get(str(p.partition), first[p])) for p in self._partitions}
@@ -113,37 +121,76 @@ class KafkaReader(LiveReader):
 
     def _watermark_after(self, parsed: ParsedLines | None) -> int | None:
         now = self._monotonic()
-        active = [p.partition for p in self._partitions if not self._is_idle(p, now)]
-        if any(number not in self._newest for number in active):
+        reading = [p for p in self._partitions if not self._is_over(p.partition)]
+        silent = [p for p in reading if now - self._last_message[p.partition] >= self._topic.idle_s]
+        active = [p for p in reading if p not in silent]
+        after = self._least(active)
+        moves = after is not None and (self._watermark_ms is None or after > self._watermark_ms)
+        if silent and (moves or now - self._asked >= self._topic.idle_s):
+            self._asked = now
+            after = self._least([*active, *self._behind(silent)])
+        return after
+
+    def _least(self, active: Sequence[TopicPartition]) -> int | None:
+        """The least of the partitions' newest times, None if one has none; the greatest of all without partitions."""
+        if any(partition.partition not in self._newest for partition in active):
             return None
-        newest = [self._newest[number] for number in active]
+        newest = [self._newest[partition.partition] for partition in active]
         return min(newest) if newest else max(self._newest.values(), default=None)
 
-    def _is_idle(self, partition: TopicPartition, now: float) -> bool:
-        """Whether nothing came for long, and nothing is left that is known of; one that is read to its end is, too."""
-        number = partition.partition
-        if self._is_over(number):
-            return True
-        end = self._consumer.highwater(partition)
-        behind = end is not None and self._offsets[number] < end
-        return not behind and now - self._last_message[number] >= self._topic.idle_s
+    def _behind(self, silent: Sequence[TopicPartition]) -> list[TopicPartition]:
+        """Those of the partitions that hold what isn't read yet.
+
+        Kafka is asked: nothing comes, either, of a partition while another one's backlog is read, after a time in which
+        nobody asked this reader, and while the broker is gone.
+        """
+        try:
+            ends = self._consumer.end_offsets(silent, timeout_ms=ASK_MS)
+        except KafkaError as error:
+            _LOGGER.warning(
+                "%s doesn't answer, or is gone; nothing came for %.0f s: %s", self._topic, self._topic.idle_s, error
+            )
+            return list(silent)
+        return [partition for partition in silent if self._offsets[partition.partition] < ends[partition]]
 
     def _fetch(self) -> None:
         try:
             found = self._consumer.poll(timeout_ms=POLL_MS, max_records=POLL_MESSAGES)
-        except OffsetOutOfRangeError as error:
-            raise SourceError(f"{self._topic}: messages from {self._offsets} on are no longer kept: {error}") from error
-        for partition, messages in found.items():
-            self._last_message[partition.partition] = self._monotonic()
-            self._fetched.append((partition, messages))
+            for partition, messages in found.items():
+                self._last_message[partition.partition] = self._monotonic()
+                self._fetched += [(partition, part) for part in by_window(messages)]
+            for partition in self._partitions:
+                if partition not in found:
+                    self._skip_markers(partition)
+        except (OffsetOutOfRangeError, LogTruncationError) as error:
+            raise SourceError(
+                f"{self._topic} has no messages from {self._offsets} (partition: offset) on; they are no longer kept, "
+                f"or the topic was made anew: {error}. {_START_ANEW}"
+            ) from error
+        except KafkaError as error:
+            if not error.retriable:
+                raise SourceError(
+                    f"{self._topic} can't be read from {self._offsets} (partition: offset) on: {error}"
+                ) from error
+            # Mostly the client deals with a broker that is gone itself. `_behind` tells if that lasts.
+            _LOGGER.info("%s is asked again: %s", self._topic, error)
+
+    def _skip_markers(self, partition: TopicPartition) -> None:
+        """Of a partition whose messages are all taken: offsets that hold none, as the end of a transaction does."""
+        position = self._consumer.position(partition, timeout_ms=ASK_MS)
+        if position is not None:
+            self._read_until(partition.partition, position)
+
+    def _read_until(self, number: int, offset: int) -> None:
+        until = self._topic.until
+        self._offsets[number] = offset if until is None else min(offset, max(until.get(number, 0), 0))
 
     def _parse(self, partition: TopicPartition, messages: list[Any]) -> ParsedLines:
         number = partition.partition
-        self._offsets[number] = messages[-1].offset + 1
+        self._read_until(number, messages[-1].offset + 1)
         if self._topic.until is not None:
             end = self._topic.until.get(number, 0)
             messages = [message for message in messages if message.offset < end]
-            self._offsets[number] = min(self._offsets[number], max(end, 0))
         name = f"{self._topic.topic}/{number}"
         empty = [message for message in messages if message.value is None]
         lines = [(message.offset, message.value.rstrip(b"\n")) for message in messages if message.value is not None]
@@ -182,8 +229,15 @@ class KafkaReader(LiveReader):
             _LOGGER.warning("%s: the offsets could not be committed: %s", self._topic, error)
 
 
+def by_window(messages: list[Any]) -> list[list[Any]]:
+    """Messages, parted where their own times reach another window: a backlog closes its windows one by one."""
+    windows = np.maximum.accumulate([message.timestamp for message in messages]) // WINDOW_MS
+    cuts = [0, *(np.flatnonzero(np.diff(windows)) + 1).tolist(), len(messages)]
+    return [messages[begin:end] for begin, end in itertools.pairwise(cuts)]
+
+
 def _lost(topic: KafkaTopic, partition: TopicPartition, offset: int, why: str) -> SourceError:
     return SourceError(
         f"{topic}: partition {partition.partition} should go on at message {offset}, but {why}: messages are lost. "
-        "Run the batch pipeline over their time, and start the stream without its checkpoint"
+        f"{_START_ANEW}"
     )

@@ -1,5 +1,6 @@
 """Reads live events from a Kafka topic, in Python alone."""
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,8 +15,15 @@ from beam_transforms.sources.json_mark_coder import JsonMarkCoder
 from beam_transforms.sources.kafka_reader import KafkaMark, KafkaReader
 from beam_transforms.sources.source import SourceError
 
+_ADDRESS = r"(?:[\w.-]+|\[[\da-fA-F:.]+\]):\d+"
+_LOCATION = re.compile(rf"kafka://(?P<servers>{_ADDRESS}(?:,{_ADDRESS})*)/(?P<topic>[\w.-]+)/?", re.ASCII)
+_PORT = re.compile(r":(\d+)(?:,|$)")
+
 BOOTSTRAP_MS = 10_000
 """How long a broker may take to answer the first time."""
+
+RECONNECT_MS = 2_000
+"""The longest time between tries to reach a broker that is gone; the client's own is 30 s."""
 
 
 class KafkaTopic(UnboundedSource):
@@ -23,11 +31,11 @@ class KafkaTopic(UnboundedSource):
 
     Where reading stands is in the runner's checkpoints, not in Kafka: partitions are assigned by hand, and offsets are
     committed under `group_id` when a checkpoint is finalised, for monitoring alone. Partitions that are added later are
-    not read before a restart without a checkpoint.
+    not read before a restart; a Beam runner's has to be one without a checkpoint, which holds how they are shared out.
 
     Several readers share the partitions. The watermark is the least of the partitions' newest times; one in which
-    nothing came for `idle_s` doesn't hold it back. A line further than `future_ms` ahead of the clock is a dead letter
-    and doesn't move it.
+    nothing came for `idle_s`, and which Kafka says is read to its end, doesn't hold it back. A line further than
+    `future_ms` ahead of the clock is a dead letter and doesn't move it.
 
     Args:
         bootstrap_servers: Addresses of brokers, "host:port", several between commas.
@@ -69,6 +77,18 @@ class KafkaTopic(UnboundedSource):
         self.clock = clock
         self.options = dict(options or {})
         self.connect = connect
+
+    @classmethod
+    def at(cls, location: str, embedding_width: int | None = None, group_id: str | None = None) -> "KafkaTopic":
+        """The topic at `kafka://host:port/topic`, or `kafka://host:port,host:port/topic`.
+
+        Raises:
+            ValueError: If the location isn't one.
+        """
+        found = _LOCATION.fullmatch(location)
+        if found is None or any(not 0 < int(port) < 2**16 for port in _PORT.findall(found["servers"])):
+            raise ValueError(f"{location}: not a Kafka topic; give kafka://host:port[,host:port]/topic")
+        return cls(found["servers"], found["topic"], embedding_width, group_id)
 
     def split(self, desired_num_splits: int, options: object = None) -> list[UnboundedSource]:
         """A source for each group of partitions, at most `desired_num_splits`."""
@@ -120,6 +140,7 @@ class KafkaTopic(UnboundedSource):
             # A position that Kafka doesn't keep is an error, never a silent jump.
             "auto_offset_reset": "none",
             "bootstrap_timeout_ms": BOOTSTRAP_MS,
+            "reconnect_backoff_max_ms": RECONNECT_MS,
         }
         try:
             return self.connect(**{**settings, **self.options})

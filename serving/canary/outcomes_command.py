@@ -69,7 +69,8 @@ def outcomes(
     from beam_transforms.sources.open_live_source import open_live_source
 
     try:
-        stream = OutcomeStream(open_live_source(source, "foresight-canary"), served, out, horizon_s, attribution_s)
+        events, _ = open_live_source(source, "foresight-canary")
+        stream = OutcomeStream(events, served, out, horizon_s, attribution_s)
         for counts in stream.windows(idle_s):
             click.echo(json.dumps(dict(counts)) if as_json else _line(counts))
     except (OSError, ValueError) as error:

@@ -1,11 +1,20 @@
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+from hypothesis import given, settings
 
 from beam_transforms.labels import FastWindow, labels_at
 from beam_transforms.room_actions import NEVER_MS
 from beam_transforms.schema import CHAT_SCHEMA, LIVE_SCHEMA, EventKind, Task
 from tests.beam_transforms.event_logs import NOON_MS, log
-from tests.beam_transforms.label_streams import check_law_of_streams
+from tests.beam_transforms.label_streams import (
+    FAR_MS,
+    SHOWN_ROWS,
+    STREAM_TASKS,
+    VISIT_ROWS,
+    check_law_of_streams,
+    shown_at_half_seconds,
+)
 
 TASKS = LIVE_SCHEMA.task_names
 FAR = NOON_MS + 10_000_000
@@ -82,8 +91,51 @@ def test_a_window_shorter_than_a_task_needs_is_an_error():
         FastWindow(0)
 
 
-def test_many_watermarks_give_what_one_gives():
-    check_law_of_streams(FastWindow(200), 200)
+def test_tasks_are_known_at_the_end_of_windows_of_their_own():
+    events = log(
+        (EventKind.ENTER, 129, 1, 0, 7, 1), (EventKind.LIKE, 131, 1, 0, 7, 1), (EventKind.ENTER, 131, 1, 0, 8, 1)
+    )
+    policy = FastWindow(task_window_s={"ctr": 30, "gtr": 600})
+    impressions = _impressions((1, 7, 100), (1, 8, 100))
+    labels = policy.label(events, impressions, LIVE_SCHEMA.tasks, NOON_MS + 400_000)
+    assert policy.horizon_ms == 600_000
+    assert labels.impression.tolist() == [0, 1, 0, 1]
+    assert (labels.emitted_ms - NOON_MS).tolist() == [130_000, 130_000, 400_000, 400_000]
+    assert [_positive(labels, row) for row in range(4)] == [{"ctr"}, set(), {"evtr", "lvtr", "ltr"}, {"evtr", "lvtr"}]
+    others = [float(task not in ("ctr", "gtr")) for task in TASKS]
+    assert labels.mask[[0, 2]].tolist() == [[float(task == "ctr") for task in TASKS], others]
+    assert (labels.weight == 1).all() and labels.mask.dtype == labels.weight.dtype == np.float32
+
+
+@settings(max_examples=100, deadline=None)
+@given(VISIT_ROWS, SHOWN_ROWS, st.fixed_dictionaries({"ctr": st.integers(1, 300), "evtr": st.integers(10, 300)}))
+def test_when_a_label_is_known_tells_nothing_of_it(rows, shown_rows, task_window_s):
+    events, impressions = log(*rows), shown_at_half_seconds(shown_rows)
+    policy = FastWindow(200, task_window_s)
+    labels = policy.label(events, impressions, STREAM_TASKS, FAR_MS)
+    delay_s = (labels.emitted_ms - impressions["timestamp_ms"][labels.impression]) / 1000
+    for column, task in enumerate(STREAM_TASKS):
+        of_task = labels.mask[:, column] > 0
+        window_s = task_window_s.get(task.name, 200)
+        assert (delay_s[of_task] == window_s).all()
+        assert not labels.label[~of_task, column].any()
+        alone = FastWindow(window_s).label(events, impressions, (task,), FAR_MS)
+        assert labels.impression[of_task].tolist() == alone.impression.tolist()
+        assert labels.label[of_task, column].tolist() == alone.label[:, 0].tolist()
+
+
+def test_windows_of_tasks_are_checked():
+    with pytest.raises(ValueError, match="ctr must be positive, got -1"):
+        FastWindow(300, {"ctr": -1})
+    with pytest.raises(ValueError, match="task_window_s names clicks, the tasks are ctr, "):
+        FastWindow(300, {"clicks": 30}).label(log(), _impressions((1, 7, 1)), LIVE_SCHEMA.tasks, FAR)
+    with pytest.raises(ValueError, match="task 'lvtr' needs 60 s, the fast window has 30 s"):
+        FastWindow(300, {"lvtr": 30}).label(log(), _impressions((1, 7, 1)), LIVE_SCHEMA.tasks, FAR)
+
+
+@pytest.mark.parametrize("task_window_s", [{}, {"ctr": 30, "evtr": 30, "gtr": 250}])
+def test_many_watermarks_give_what_one_gives(task_window_s):
+    check_law_of_streams(FastWindow(200, task_window_s), 250 if task_window_s else 200)
 
 
 def test_nothing_in_nothing_out():

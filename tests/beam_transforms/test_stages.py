@@ -24,7 +24,7 @@ SCHEMA = dataclasses.replace(
 )
 LATENESS_MS = 2 * WINDOW_MS
 NO_SHRINK = [Phase.explicit, Phase.reuse, Phase.generate]
-POLICIES = [FastWindow(120.0), FastSlow(), Sliver(), FirstOnly()]
+POLICIES = [FastWindow(120.0, {"ctr": 30.0, "evtr": 45.0}), FastSlow(), Sliver(), FirstOnly()]
 
 
 @st.composite

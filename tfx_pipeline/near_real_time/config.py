@@ -7,7 +7,7 @@ from typing import Any
 
 from tfx_pipeline.config import read_config
 
-POLICIES = ("first_only", "sliver", "fast_window", "fast_slow")
+POLICIES = ("fast_window", "first_only", "sliver", "fast_slow")
 """When labels are known, see `beam_transforms.labels`."""
 
 
@@ -95,9 +95,14 @@ class StreamConfig:
         model: Arguments of `RankerConfig` that aren't the schema's, for a first model; a base brings its own.
         training: How a window is learned from.
         gate: What a window has to show.
-        policy: When labels are known, one of `POLICIES`. With "fast_slow" nothing may be skipped (max_lag_s 0): it
-            takes back negatives an hour later, and taking back what was never learned can make the loss fall for ever.
-        policy_options: Arguments of the policy by name. `horizon_s` of first_only and sliver is 300 unless it is given.
+        policy: When labels are known, one of `POLICIES`. With "fast_window" a positive and a negative of a task are
+            known equally long after their impressions. With "first_only" and "sliver" they aren't: figures then compare
+            impressions of different times, and the model learns to tell these, see docs/decisions/0015. With
+            "fast_slow" nothing may be skipped (max_lag_s 0): it takes back negatives an hour later, and taking back
+            what was never learned can make the loss fall for ever.
+        policy_options: Arguments of the policy by name. What is left out: fast_window waits 300 s, for entries and for
+            watch time of up to 15 s only 30 s, for a task with `within_s` as long as that; `horizon_s` of first_only
+            and sliver is 300.
         lateness_s: How late events may be. A window's labels are final when the newest event is so much past its end:
             all that is learned waits for it.
         span_s: Length of a span, those of the pipeline.
@@ -114,7 +119,7 @@ class StreamConfig:
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
     training: StreamTrainingConfig = dataclasses.field(default_factory=StreamTrainingConfig)
     gate: StreamGateConfig = dataclasses.field(default_factory=StreamGateConfig)
-    policy: str = "first_only"
+    policy: str = "fast_window"
     policy_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     lateness_s: float = 5.0
     span_s: float = 3600.0

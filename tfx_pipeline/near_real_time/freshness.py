@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from beam_transforms.local_stream import ClosedWindow
-from tfx_pipeline.near_real_time.clock import StreamClock
+from beam_transforms.sources.stream_clock import StreamClock
 from tfx_pipeline.near_real_time.served_version import ServedVersion
 
 _KEPT = 2880  # windows: a day

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from beam_transforms.local_stream import ClosedWindow
+from beam_transforms.sources.stream_clock import StreamClock
 from beam_transforms.spans import SpanPlan
 from beam_transforms.window_files import replace_file
-from tfx_pipeline.near_real_time.clock import StreamClock
 from tfx_pipeline.near_real_time.config import StreamConfig
 from tfx_pipeline.near_real_time.freshness import Freshness
 from tfx_pipeline.near_real_time.lag_limit import LagLimit

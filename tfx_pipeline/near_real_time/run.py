@@ -11,6 +11,7 @@ import filelock
 from beam_transforms.codebook import Codebook
 from beam_transforms.local_stream import LocalStream
 from beam_transforms.schema import LIVE_SCHEMA, RankingSchema, schema_from_json
+from beam_transforms.sources.open_live_source import open_live_source
 from beam_transforms.spans import SpanPlan
 from serving.version_manifest import VersionManifest
 from tfx_pipeline.file_names import EXTRA_FOLDER, WEIGHTS_FILE
@@ -19,7 +20,7 @@ from tfx_pipeline.near_real_time.learner import HEAD, StreamLearner
 from tfx_pipeline.near_real_time.loop import NearRealTimeLoop
 from tfx_pipeline.near_real_time.publisher import StreamPublisher, loadable_versions
 from tfx_pipeline.near_real_time.server import StreamServer
-from tfx_pipeline.near_real_time.source import label_policy, live_source, require_schema
+from tfx_pipeline.near_real_time.source import label_policy, require_schema
 from tfx_pipeline.near_real_time.stop_request import StopRequest
 from tfx_pipeline.near_real_time.trainer import StreamTrainer
 from tfx_pipeline.ranker_settings import ranker_config
@@ -84,14 +85,15 @@ def _run(
 ) -> str | None:
     schema = _schema(paths)
     codebook = Codebook.load(paths.codebook) if paths.codebook is not None else None
-    source, clock = live_source(paths.source, codebook.width if codebook is not None else None)
+    width = codebook.width if codebook is not None else None
+    source, clock = open_live_source(paths.source, "foresight-stream", width)
     plan = SpanPlan(round(config.span_s * 1000), config.eval_fraction)
     stream = LocalStream(
         source,
         paths.examples,
         schema,
         plan,
-        label_policy(config),
+        label_policy(config, schema.tasks),
         codebook,
         paths.store,
         round(config.lateness_s * 1000),

@@ -1,59 +1,49 @@
 """What `foresight stream` is told in words, as the objects that the loop is made of."""
 
-from pathlib import Path
-from urllib.parse import urlsplit
-
-from apache_beam.io.unbounded_source import UnboundedSource
+from typing import Any
 
 from beam_transforms.fast_slow import FastSlow
 from beam_transforms.first_only import FirstOnly
 from beam_transforms.labels import FastWindow, LabelPolicy
-from beam_transforms.schema import RankingSchema
+from beam_transforms.schema import EventKind, RankingSchema, Task
 from beam_transforms.sliver import Sliver
-from beam_transforms.sources.followed_directory import FollowedDirectory
-from beam_transforms.sources.kafka_topic import KafkaTopic
-from beam_transforms.sources.replay import END_NAME
 from keras_models.ranker_config import RankerConfig
-from tfx_pipeline.near_real_time.clock import StreamClock
 from tfx_pipeline.near_real_time.config import StreamConfig
 
 _POLICIES = {"first_only": FirstOnly, "sliver": Sliver, "fast_window": FastWindow, "fast_slow": FastSlow}
-_HORIZON = {"horizon_s": 300.0}
-"""What the pipeline's labels, those of FastWindow, wait for. With an hour, the policies' default, only positives are
-known in the first hour of a stream, and negatives come from another hour than positives for ever after."""
-_DEFAULTS = {"first_only": _HORIZON, "sliver": _HORIZON}
-_KAFKA = "kafka"
+_HORIZON_S = 300.0
+"""What the pipeline's labels, those of FastWindow, wait for."""
+
+_SOON_S = 30.0
+"""What tasks wait for that are known by then: who enters does so at once, or in half of it."""
 
 
-def live_source(location: str, embedding_width: int | None) -> tuple[UnboundedSource, StreamClock]:
-    """The source at a folder or `kafka://host:port/topic`, and the clock that its events go by.
-
-    Raises:
-        ValueError: If the location is neither.
-    """
-    if "://" not in location:
-        folder = Path(location)
-        if not folder.is_dir():
-            raise ValueError(f"{folder} is not a folder; make it before it is followed")
-        clock = StreamClock(folder)
-        return FollowedDirectory(folder, embedding_width, clock=clock.event_now_s, end_name=END_NAME), clock
-    parts = urlsplit(location)
-    topic = parts.path.strip("/")
-    if parts.scheme != _KAFKA or not parts.netloc or not topic or "/" in topic or parts.query or parts.fragment:
-        raise ValueError(f"{location}: not a source of events; give a folder or kafka://host:port/topic")
-    return KafkaTopic(parts.netloc, topic, embedding_width, group_id="foresight-stream"), StreamClock()
-
-
-def label_policy(config: StreamConfig) -> LabelPolicy:
-    """The policy that the configuration names.
+def label_policy(config: StreamConfig, tasks: tuple[Task, ...]) -> LabelPolicy:
+    """The policy that the configuration names, with the options that it leaves out.
 
     Raises:
         ValueError: If the policy doesn't take its options.
     """
+    defaults: dict[str, Any] = {}
+    if config.policy == "fast_window":
+        defaults = {"window_s": _HORIZON_S, "task_window_s": _task_window_s(tasks)}
+    elif config.policy != "fast_slow":
+        defaults = {"horizon_s": _HORIZON_S}
     try:
-        return _POLICIES[config.policy](**{**_DEFAULTS.get(config.policy, {}), **config.policy_options})
+        return _POLICIES[config.policy](**{**defaults, **config.policy_options})
     except TypeError as error:
         raise ValueError(f"policy_options: {error}") from error
+
+
+def _task_window_s(tasks: tuple[Task, ...]) -> dict[str, float]:
+    """Windows of tasks that needn't wait for the rarest."""
+    windows_s = {}
+    for task in tasks:
+        if task.within_s is not None:
+            windows_s[task.name] = float(task.within_s)
+        elif task.kind == EventKind.ENTER or (task.watch_s is not None and task.watch_s <= _SOON_S / 2):
+            windows_s[task.name] = _SOON_S
+    return windows_s
 
 
 def require_schema(config: RankerConfig, schema: RankingSchema, where: str) -> None:

@@ -1,6 +1,7 @@
 import collections
 import json
 import pickle
+import re
 
 import apache_beam as beam
 import pytest
@@ -9,17 +10,26 @@ from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka import OffsetAndMetadata, TopicPartition
-from kafka.errors import KafkaTimeoutError
+from kafka.errors import (
+    KafkaConnectionError,
+    KafkaTimeoutError,
+    LogTruncationError,
+    OffsetOutOfRangeError,
+    UnsupportedCodecError,
+)
 
 from beam_transforms.events import register_coders
 from beam_transforms.read_live_events import ReadLiveEvents
-from beam_transforms.sources.kafka_reader import KafkaMark, KafkaReader
+from beam_transforms.schema import WINDOW_MS
+from beam_transforms.sources.kafka_reader import KafkaMark, KafkaReader, by_window
 from beam_transforms.sources.kafka_topic import KafkaTopic
 from beam_transforms.sources.source import SourceError
 
 T = 1_750_000_000_000
 
-Message = collections.namedtuple("Message", ["offset", "value"])
+Message = collections.namedtuple("Message", ["offset", "value", "timestamp"])
+MARKER = object()
+"""Takes an offset and is never given to a client, as the end of a transaction."""
 
 
 class Broker:
@@ -30,6 +40,7 @@ class Broker:
         self.first = dict.fromkeys(range(partitions), 0)
         self.committed = {}
         self.at_once = at_once
+        self.error = None
         self.clients = []
 
     def send(self, partition, *values):
@@ -56,16 +67,28 @@ class Client:
     def seek(self, partition, offset):
         self.positions[partition] = offset
 
-    def highwater(self, partition):
-        return len(self.broker.messages[partition.partition])
+    def end_offsets(self, partitions, timeout_ms):
+        if self.broker.error is not None:
+            raise self.broker.error
+        return {partition: len(self.broker.messages[partition.partition]) for partition in partitions}
+
+    def position(self, partition, timeout_ms):
+        return self.positions[partition]
 
     def poll(self, timeout_ms, max_records):
-        found = {}
+        """Of one partition after the other, as many as fit."""
+        if self.broker.error is not None:
+            raise self.broker.error
+        found, left = {}, self.broker.at_once
         for partition, position in self.positions.items():
-            values = self.broker.messages[partition.partition][position : position + self.broker.at_once]
-            if values:
-                found[partition] = [Message(position + place, value) for place, value in enumerate(values)]
-                self.positions[partition] = position + len(values)
+            values = self.broker.messages[partition.partition][position : position + left]
+            messages = [
+                Message(position + place, value, T) for place, value in enumerate(values) if value is not MARKER
+            ]
+            if messages:
+                found[partition] = messages
+            self.positions[partition] = position + len(values)
+            left -= len(values)
         return found
 
     def commit_async(self, offsets):
@@ -136,6 +159,123 @@ def test_the_watermark_waits_for_the_slowest_partition_until_it_is_idle():
     now[0] = 100
     assert not reader.advance()
     assert watermark(reader) == 200
+
+
+def _reader_with_clock(broker, **arguments):
+    now = [0.0]
+    source = topic(broker, **arguments)
+    partitions = [TopicPartition("live", number) for number in broker.messages]
+    return KafkaReader(source, source.consumer(), partitions, KafkaMark(), monotonic=lambda: now[0]), now
+
+
+def test_after_a_time_in_which_nobody_asked_no_partition_counts_as_idle_before_it_is_read():
+    broker = Broker(at_once=2)
+    reader, now = _reader_with_clock(broker, idle_s=30)
+    for number in (0, 1):
+        broker.send(number, line(1, T))
+    assert reader.start()
+    assert reader.advance()
+    assert watermark(reader) == 0
+    now[0] = 3600
+    for number in (0, 1):
+        broker.send(number, *(line(2, T + 1000 * place) for place in range(1, 5)))
+    behind = []
+    while reader.advance():
+        behind.append(watermark(reader) - (reader.get_current().oldest_ms - T))
+    assert len(behind) == 4
+    # No row comes behind the watermark that it was read at, but by what it moves it itself.
+    assert max(behind) == 1000
+    assert watermark(reader) == 4000
+
+
+def test_a_broker_that_is_gone_makes_no_partition_idle_and_is_told(caplog):
+    broker = Broker()
+    reader, now = _reader_with_clock(broker, idle_s=30)
+    broker.send(0, line(1, T + 200))
+    broker.send(1, line(2, T + 50))
+    assert reader.start()
+    assert reader.advance()
+    now[0], broker.error = 30, KafkaTimeoutError("gone")
+    assert not reader.advance()
+    assert watermark(reader) == 50
+    assert (
+        "Kafka topic live at host:9092 doesn't answer, or is gone; nothing came for 30 s: KafkaTimeoutError: gone"
+        in caplog.text
+    )
+    broker.error = None
+    assert not reader.advance()
+    assert watermark(reader) == 200
+
+
+def test_an_error_that_passes_loses_no_message():
+    broker = Broker()
+    reader = topic(broker).create_reader(None, None)
+    assert not reader.start()
+    position, errors = broker.clients[0].position, [KafkaConnectionError("refused")]
+
+    def refused_once(partition, timeout_ms):
+        if errors:
+            raise errors.pop()
+        return position(partition, timeout_ms)
+
+    # It comes when a message of the other partition has been taken.
+    broker.clients[0].position = refused_once
+    broker.send(0, line(1))
+    assert read(reader, first=False) == [([1], [])]
+    broker.send(1, line(2))
+    assert read(reader, first=False) == [([2], [])]
+    assert reader.get_checkpoint_mark().offsets == {"0": 1, "1": 1}
+
+
+def test_a_topic_that_is_silent_is_asked_now_and_then_whether_it_is_there(caplog):
+    broker = Broker(partitions=1)
+    reader, now = _reader_with_clock(broker, idle_s=30)
+    broker.error = KafkaTimeoutError("gone")
+    for now[0] in range(65):
+        assert not (reader.start() if now[0] == 0 else reader.advance())
+    assert caplog.text.count("doesn't answer") == 2
+
+
+def test_the_ends_of_transactions_are_no_messages():
+    broker = Broker()
+    reader, now = _reader_with_clock(broker, idle_s=30)
+    broker.send(0, line(1, T + 200), MARKER)
+    broker.send(1, line(2, T + 50), MARKER)
+    assert read(reader) == [([1], []), ([2], [])]
+    assert reader.get_checkpoint_mark().offsets == {"0": 2, "1": 2}
+    now[0] = 30
+    assert not reader.advance()
+    assert watermark(reader) == 200
+    broker.send(0, MARKER)
+    ending = topic(broker, until={0: 3, 1: 2}).create_reader(None, None)
+    read(ending)
+    assert not ending.advance()
+    assert ending.get_watermark() == MAX_TIMESTAMP
+
+
+def test_a_backlog_is_parted_where_times_of_messages_reach_another_window():
+    times = [0, 5, 29, 30, 12, 31, 95, 96]
+    messages = [Message(place, b"", T - T % WINDOW_MS + second * 1000) for place, second in enumerate(times)]
+    assert [[m.offset for m in part] for part in by_window(messages)] == [[0, 1, 2], [3, 4, 5], [6, 7]]
+    assert [len(part) for part in by_window(messages[:1])] == [1]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OffsetOutOfRangeError("0"), r"has no messages from \{0: 1\} .* no longer kept, or the topic was made anew"),
+        (LogTruncationError({}, {}), r"has no messages from \{0: 1\} .* start the stream without its checkpoint"),
+        (UnsupportedCodecError("lz4"), r"topic live at host:9092 can't be read from \{0: 1\} .* on: .*lz4"),
+    ],
+)
+def test_what_kafka_refuses_while_reading_is_an_error_with_the_offsets(error, message):
+    broker = Broker(partitions=1)
+    broker.send(0, line(1))
+    reader = topic(broker).create_reader(None, None)
+    assert reader.start()
+    broker.error = error
+    with pytest.raises(SourceError, match=message):
+        reader.advance()
 
 
 def test_a_line_from_the_future_does_not_move_the_watermark():
@@ -255,6 +395,16 @@ def test_a_topic_or_a_partition_that_is_not_there_is_an_error():
         KafkaTopic("host:9092", "other", connect=broker.connect).create_reader(None, None)
     with pytest.raises(SourceError, match=r"has no partitions \[2, 9\]; it has \[0, 1\]"):
         topic(broker, partitions=[9, 0, 2]).create_reader(None, None)
+
+
+def test_a_location_names_hosts_with_ports_and_a_topic():
+    found = KafkaTopic.at("kafka://one:9092,[::1]:9093/a.topic-1_b/", 4, "group")
+    assert (found.bootstrap_servers, found.topic) == ("one:9092,[::1]:9093", "a.topic-1_b")
+    assert (found.embedding_width, found.group_id) == (4, "group")
+    wrong = ["host/a", "host:x/a", "host:0/a", "host:65536/a", ":9092/a", "host:9092", "host:9092/a/b", "host:9092/a?b"]
+    for location in [*wrong, "me@host:9092/a", "one:9092,/a", "[::1/a", "host:9092/a b"]:
+        with pytest.raises(ValueError, match=f"{re.escape(location)}: not a Kafka topic; give kafka://host:port"):
+            KafkaTopic.at(f"kafka://{location}")
 
 
 def test_a_source_can_be_pickled():

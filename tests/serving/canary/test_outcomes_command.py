@@ -157,7 +157,7 @@ def test_from_served_rankings_and_events_to_a_decision(tmp_path, log):
     ("source", "message"),
     [
         ("{}/none", "is not a folder; make it before it is followed"),
-        ("http://here/topic", "not a source of events; give a folder or kafka://host:port/topic"),
+        ("http://here/topic", "not a Kafka topic; give kafka://host:port"),
     ],
 )
 def test_what_is_no_source_ends_with_a_clear_error(tmp_path, source, message):

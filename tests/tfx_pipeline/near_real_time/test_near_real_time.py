@@ -11,11 +11,11 @@ import tensorflow as tf
 
 import tfx_pipeline.near_real_time.push_thread
 from beam_transforms.schema import WINDOW_MS
+from beam_transforms.sources.stream_clock import StreamClock
 from beam_transforms.spans import SpanPlan
 from serving.publish_error import PublishError
 from serving.version_manifest import VersionManifest
 from tests.tfx_pipeline.near_real_time.stream_windows import BEGIN_MS, LineTrainer, line_version, window
-from tfx_pipeline.near_real_time.clock import StreamClock
 from tfx_pipeline.near_real_time.config import StreamConfig, StreamGateConfig
 from tfx_pipeline.near_real_time.learner import StreamLearner
 from tfx_pipeline.near_real_time.loop import NearRealTimeLoop

@@ -12,11 +12,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from beam_transforms.schema import LIVE_SCHEMA
+from beam_transforms.schema import CHAT_SCHEMA, LIVE_SCHEMA
 from tfx_pipeline.cli import COMMANDS
 from tfx_pipeline.near_real_time.command import describe, stream
 from tfx_pipeline.near_real_time.config import StreamConfig, load_stream_config
-from tfx_pipeline.near_real_time.source import label_policy, live_source, require_schema
+from tfx_pipeline.near_real_time.source import label_policy, require_schema
 from tfx_pipeline.near_real_time.stop_request import StopRequest
 from tfx_pipeline.ranker_settings import ranker_config
 
@@ -39,21 +39,12 @@ def test_a_second_loop_on_the_same_folder_is_refused(tmp_path):
     assert "another loop runs in" in result.output
 
 
-def test_what_cannot_be_followed_is_refused(tmp_path):
-    for source in (str(tmp_path / "nothing"), "redis://host/1", "kafka://host:9092", "kafka://host:9092/a/b"):
-        with pytest.raises(ValueError, match=r"is not a folder|not a source of events"):
-            live_source(source, None)
-    topic, clock = live_source("kafka://one:9092,two:9092/live", 4)
-    assert (topic.bootstrap_servers, topic.topic, topic.embedding_width) == ("one:9092,two:9092", "live", 4)
-    assert clock.happened_s(5000) == 5
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"gate": {"largest_fal": 1}}, "gate: unknown keys"),
         ({"training": {"batch_size": 0}}, "batch_size must be a positive number"),
-        ({"policy": "soon"}, "policy must be one of first_only"),
+        ({"policy": "soon"}, "policy must be one of fast_window"),
         ({"max_lag_s": -1}, "must not be negative"),
         ({"gate": {"standard_errors": -1}}, "must not be negative"),
         *(
@@ -84,11 +75,21 @@ def test_a_configuration_keeps_what_it_leaves_out(tmp_path):
     (tmp_path / "stream.yaml").write_text("lateness_s: 2\npolicy: sliver\npolicy_options: {horizon_s: 600}\n")
     config = load_stream_config(tmp_path / "stream.yaml")
     assert config == StreamConfig(lateness_s=2.0, policy="sliver", policy_options={"horizon_s": 600})
-    assert label_policy(config).horizon_ms == 600_000
+    assert label_policy(config, LIVE_SCHEMA.tasks).horizon_ms == 600_000
     for policy in ("first_only", "sliver", "fast_window"):
-        assert label_policy(dataclasses.replace(config, policy=policy, policy_options={})).horizon_ms == 300_000
+        without = dataclasses.replace(config, policy=policy, policy_options={})
+        assert label_policy(without, LIVE_SCHEMA.tasks).horizon_ms == 300_000
     with pytest.raises(ValueError, match="policy_options"):
-        label_policy(dataclasses.replace(config, policy_options={"horizon": 1}))
+        label_policy(dataclasses.replace(config, policy_options={"horizon": 1}), LIVE_SCHEMA.tasks)
+
+
+def test_what_is_known_soon_is_learned_soon_whatever_it_is():
+    policy = label_policy(StreamConfig(), LIVE_SCHEMA.tasks)
+    assert (policy.window_s, policy.task_window_s) == (300, {"ctr": 30, "evtr": 30})
+    assert label_policy(StreamConfig(), CHAT_SCHEMA.tasks).task_window_s == {"cmtr": 60}
+    other = StreamConfig(policy_options={"window_s": 120, "task_window_s": {"ctr": 60}})
+    policy = label_policy(other, LIVE_SCHEMA.tasks)
+    assert (policy.window_s, policy.task_window_s) == (120, {"ctr": 60})
 
 
 def test_a_base_of_another_schema_is_refused():

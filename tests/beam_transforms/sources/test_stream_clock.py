@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tfx_pipeline.near_real_time.clock import StreamClock
+from beam_transforms.sources.stream_clock import StreamClock
 
 
 def test_in_real_time_events_happen_when_they_say(tmp_path):
