@@ -27,6 +27,7 @@ from beam_transforms.spans import SpanPlan
 from tfx_pipeline.config import GateConfig
 
 SMALL = dataclasses.replace(PRESETS["tiny"], users=600, authors=30, duration_s=14_400)
+_LEFT = "of an earlier demo"
 ANY = GateConfig(smallest_value={"auc": {"*": 0.0}}, largest_loss={})
 
 
@@ -34,39 +35,55 @@ ANY = GateConfig(smallest_value={"auc": {"*": 0.0}}, largest_loss={})
 def test_two_spans_are_trained_pushed_and_ranked_with(tmp_path):
     from tfx_pipeline.demo import run_demo
 
-    for _ in range(2):  # a second call over the first one's folder is as good
-        with (tmp_path / "account.txt").open("w") as account:
-            run_demo(tmp_path / "demo", SMALL, Console(file=account, width=100), ANY)
-        summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
-        first, second = summary["spans"]
-        assert second["span"] == first["span"] + 1
-        assert (first["decision"], first["version"], second["decision"], second["version"]) == (
-            "blessed",
-            1,
-            "blessed",
-            2,
-        )
-        assert first["reasons"] and second["reasons"]
-        for span in summary["spans"]:
-            assert set(span["tasks"]) == {"ctr", "evtr", "lvtr", "ltr", "cmtr", "wtr", "shtr", "gtr", "cvr"}
-            assert set(span["tasks"]["ctr"]) == {"auc", "gauc", "uauc", "users_left_out"}
-            assert 0 < span["tasks"]["ctr"]["auc"] < 1
-            assert set(span["forecast_mse"]) == {"model", "mean", "latest"}
-            assert set(span["semantic_id_hits"]) == {"model", "last", "most_frequent", "largest_weight"}
-            assert set(span["product_hits"]) == {"model", "model_at_10", "most_frequent", "latest"}
-        earlier, of_first_span = _segments_of_the_first_span(tmp_path / "demo" / "data")
-        assert summary["codebook"]["trained_on"] == earlier  # none of those that models are evaluated on
-        assert summary["drift"]["segments"][0] == of_first_span > earlier > 0
-        assert summary["drift"]["population_stability_index"] > 0
-        assert summary["wall_seconds"] > 0 and summary["peak_rss_mb"] > 100
-        assert sum(stage["seconds"] for stage in summary["stages"]) == pytest.approx(summary["wall_seconds"], rel=0.1)
-        before, after = summary["rank"]
-        assert (before["version"], after["version"]) == (1, 2)
-        assert before["user_id"] == after["user_id"]
-        assert {room["live_id"] for room in before["rooms"]} and before["rooms"] != after["rooms"]
-        assert set(before["rooms"][0]["scores"]) == set(first["tasks"])
-        assert "<svg" in (tmp_path / "demo" / "report.html").read_text()
-        assert "blessed" in (tmp_path / "account.txt").read_text()
+    left = _leftovers(tmp_path / "demo")
+    with (tmp_path / "account.txt").open("w") as account:
+        run_demo(tmp_path / "demo", SMALL, Console(file=account, width=100), ANY)
+    summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
+    first, second = summary["spans"]
+    assert second["span"] == first["span"] + 1
+    assert (first["decision"], first["version"], second["decision"], second["version"]) == (
+        "blessed",
+        1,
+        "blessed",
+        2,
+    )
+    assert first["reasons"] and second["reasons"]
+    for span in summary["spans"]:
+        assert set(span["tasks"]) == {"ctr", "evtr", "lvtr", "ltr", "cmtr", "wtr", "shtr", "gtr", "cvr"}
+        assert set(span["tasks"]["ctr"]) == {"auc", "gauc", "uauc", "users_left_out"}
+        assert 0 < span["tasks"]["ctr"]["auc"] < 1
+        assert set(span["forecast_mse"]) == {"model", "mean", "latest"}
+        assert set(span["semantic_id_hits"]) == {"model", "last", "most_frequent", "largest_weight"}
+        assert set(span["product_hits"]) == {"model", "model_at_10", "most_frequent", "latest"}
+    earlier, of_first_span = _segments_of_the_first_span(tmp_path / "demo" / "data")
+    assert summary["codebook"]["trained_on"] == earlier  # none of those that models are evaluated on
+    assert summary["drift"]["segments"][0] == of_first_span > earlier > 0
+    assert summary["drift"]["population_stability_index"] > 0
+    assert summary["wall_seconds"] > 0 and summary["peak_rss_mb"] > 100
+    assert sum(stage["seconds"] for stage in summary["stages"]) == pytest.approx(summary["wall_seconds"], rel=0.1)
+    before, after = summary["rank"]
+    assert (before["version"], after["version"]) == (1, 2)
+    assert before["user_id"] == after["user_id"]
+    assert {room["live_id"] for room in before["rooms"]} and before["rooms"] != after["rooms"]
+    assert set(before["rooms"][0]["scores"]) == set(first["tasks"])
+    assert "<svg" in (tmp_path / "demo" / "report.html").read_text()
+    assert "blessed" in (tmp_path / "account.txt").read_text()
+    assert not [path for path in left if path.exists() and path.read_bytes() == _LEFT.encode()]
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    """What an earlier demo may have left, where it would be in the way."""
+    names = (
+        "data/old/events.csv",
+        "codebook/codebook-old/codebook.json",
+        "examples/Span-1/train/old",
+        "online_store/x",
+    )
+    names += ("pipeline/metadata.sqlite", "models/live_ranker/7/saved_model.pb", "examples/schema.json", "summary.json")
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(_LEFT)
+    return [folder / name for name in names]
 
 
 def _segments_of_the_first_span(folder: Path) -> tuple[int, int]:
