@@ -27,7 +27,6 @@ CONFIG = {
     },
     "training": {"batch_size": 32, "scoring_rows": 32},
     "gate": {"first_after_windows": 2, "smallest_auc": 0.01, "fewest_positives": 1, "largest_fall": 1.0},
-    "policy": "sliver",
 }  # fmt: skip
 _SPEED = 30.0
 
