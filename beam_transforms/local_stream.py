@@ -27,7 +27,7 @@ from beam_transforms.spans import SpanPlan
 from beam_transforms.stage import LATENESS_MS, Tables
 from beam_transforms.stream_checkpoint import StreamCheckpoint
 from beam_transforms.stream_segments import quantize, require_same_codes
-from beam_transforms.streamed_examples import write_examples
+from beam_transforms.streamed_examples import EXAMPLE_ORDER, write_examples
 from beam_transforms.streamed_lines import LATE, dead_letter_line, late_lines, write_lines
 from beam_transforms.window_files import file_name, remove_temporaries
 
@@ -43,7 +43,8 @@ class ClosedWindow:
 
     Attributes:
         end_ms: The window's end: everything earlier had arrived, unless it was late.
-        examples: Examples whose labels became final, the columns of `schema.features`, each of shape (B, ...).
+        examples: Examples whose labels became final, the columns of `schema.features`, each of shape (B, ...), in the
+            order of `EXAMPLE_ORDER`.
         files: Path and number of examples of each file that holds them.
         live_rooms: Rooms that are live; None without a store.
         counts: Rows since the stream began, by name: `events`, `segments`, `products`, `examples`, `dead_letters`, and
@@ -267,7 +268,9 @@ class _Steps:
         outputs = {LATE: b"".join(late), DEAD_LETTERS: b"".join(self._letters)}
         self._letters = []
         outputs = {name: lines for name, lines in outputs.items() if lines}
-        outputs["examples"] = _CODER.encode(to_batch(found["examples"]))
+        examples = found["examples"]
+        order = np.lexsort([examples[key] for key in EXAMPLE_ORDER[::-1]])
+        outputs["examples"] = _CODER.encode(to_batch(take(examples, order)))
         if self._stream._store is not None:
             stored = {name: rows for name, rows in found.items() if name.startswith("stored_")}
             outputs |= {name: _CODER.encode(to_batch(rows)) for name, rows in stored.items()}

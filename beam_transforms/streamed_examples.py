@@ -18,7 +18,8 @@ from beam_transforms.spans import SpanPlan
 from beam_transforms.window_files import WriteWindowFiles, file_name, replace_file
 
 _CODER = RecordBatchCoder()
-_ORDER = ("timestamp_ms", "user_id", "live_id", "emitted_ms")
+EXAMPLE_ORDER = ("timestamp_ms", "user_id", "live_id", "emitted_ms")
+"""What examples are sorted by, the first key first, in whatever order their events came."""
 
 
 class WriteStreamedExamples(beam.PTransform):
@@ -86,7 +87,7 @@ def _write_shard(
     folder: Path, schema: RankingSchema, plan: SpanPlan, name: str, examples: Columns
 ) -> list[tuple[str, int]]:
     records = encode_examples({feature.name: examples[feature.name] for feature in schema.features})
-    order = np.lexsort([np.argsort(np.argsort(np.array(records, dtype=object))), *(examples[n] for n in _ORDER[::-1])])
+    order = np.lexsort([np.argsort(np.argsort(np.array(records, dtype=object))), *(examples[n] for n in EXAMPLE_ORDER[::-1])])
     spans, is_eval = plan.span(examples["timestamp_ms"]), plan.is_eval(examples["timestamp_ms"])
     written = []
     for span in np.unique(spans):

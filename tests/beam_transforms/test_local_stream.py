@@ -78,6 +78,16 @@ def test_it_gives_the_examples_and_the_store_of_a_batch(tmp_path, live):
     assert all(window.end_ms % WINDOW_MS == 0 for window in windows)
 
 
+def test_what_is_handed_to_a_trainer_is_in_the_order_of_impressions_not_of_arrival(tmp_path, live):
+    longest = 0
+    for window in _stream(live, tmp_path / "stream", policy=FastWindow(120, {"ctr": 30})).windows():
+        columns = [window.examples[name].tolist() for name in ("timestamp_ms", "user_id", "live_id")]
+        keys = list(zip(*columns, window.emitted_ms.tolist(), strict=True))
+        assert keys == sorted(keys)
+        longest = max(longest, len(keys))
+    assert longest > 10
+
+
 def test_a_stream_that_is_stopped_after_every_window_gives_the_same_files(tmp_path, live):
     counts = _stream(live, tmp_path / "once").run()
     ends = []
