@@ -87,7 +87,8 @@ def _write_shard(
     folder: Path, schema: RankingSchema, plan: SpanPlan, name: str, examples: Columns
 ) -> list[tuple[str, int]]:
     records = encode_examples({feature.name: examples[feature.name] for feature in schema.features})
-    order = np.lexsort([np.argsort(np.argsort(np.array(records, dtype=object))), *(examples[n] for n in EXAMPLE_ORDER[::-1])])
+    content = np.argsort(np.argsort(np.array(records, dtype=object)))
+    order = np.lexsort([content, *(examples[name] for name in EXAMPLE_ORDER[::-1])])
     spans, is_eval = plan.span(examples["timestamp_ms"]), plan.is_eval(examples["timestamp_ms"])
     written = []
     for span in np.unique(spans):

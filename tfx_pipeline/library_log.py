@@ -15,12 +15,14 @@ def library_log(path: Path) -> Iterator[TextIO]:
     TensorFlow's native code writes there whatever the log level. An exception that leaves the block says where to look.
 
     Args:
-        path: The file; what an earlier run wrote is overwritten.
+        path: The file, e.g. log.txt; what the run before wrote is kept beside it, as log.txt.1.
 
     Yields:
         A stream to the standard error of before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        path.replace(path.with_name(f"{path.name}.1"))
     sys.stderr.flush()
     before = os.dup(2)
     with path.open("w") as log, os.fdopen(os.dup(before), "w") as terminal:
