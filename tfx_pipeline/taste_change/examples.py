@@ -1,12 +1,13 @@
 """The examples of a log as a stream gives them: labels, features as of then, and when each is there to learn from."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
 from beam_transforms.columnar import Columns, concatenate, take, to_columns
 from beam_transforms.impressions import IMPRESSION_COLUMNS
-from beam_transforms.labels import FastWindow
+from beam_transforms.labels import FastWindow, LabelPolicy
 from beam_transforms.local_stages import LocalStages
 from beam_transforms.schema import WINDOW_MS, EventKind, RankingSchema
 from beam_transforms.sources.source import DeadLetter, Source
@@ -47,8 +48,7 @@ class TasteChangeExamples:
 def taste_change_examples(source: Source, config: TasteChangeConfig) -> TasteChangeExamples:
     """Takes a log through the stages of the stream, in memory.
 
-    Features are those that the online store held at the time of the impression: both models are asked with them. The
-    stages give the same whatever steps they take, so they take one.
+    Features are those that the online store held at the time of the impression: both models are asked with them.
     """
     schema = dataclasses.replace(
         source.schema,
@@ -56,6 +56,24 @@ def taste_change_examples(source: Source, config: TasteChangeConfig) -> TasteCha
         sequence_length=2,  # the ranker has no forecasters here: what a room shows next isn't what changes
         horizon=1,
     )
+    end_ms = NOON_MS + 1000 * config.after_s
+    found = streamed_examples(log_tables(source), schema, FastWindow(config.label_s), end_ms)
+    # Labels of the last window or two don't all arrive before the log ends.
+    whole_ms = (end_ms - round(1000 * config.label_s)) // WINDOW_MS * WINDOW_MS
+    found = take(found, found["timestamp_ms"] < whole_ms)
+    since_ms = found["timestamp_ms"] - NOON_MS
+    labelled_ms = found["emitted_ms"] - NOON_MS + round(1000 * config.lateness_s)
+    return TasteChangeExamples(
+        schema=schema,
+        columns={feature.name: found[feature.name] for feature in schema.features},
+        shown=since_ms // WINDOW_MS,
+        learned=-(-labelled_ms // WINDOW_MS),
+        answered=(since_ms - round(1000 * config.serving_s)) // WINDOW_MS,
+    )
+
+
+def log_tables(source: Source) -> dict[str, list[Columns]]:
+    """All `events` and `impressions` of a log, as the stages take them."""
     events = concatenate(
         [
             to_columns([item])
@@ -65,19 +83,21 @@ def taste_change_examples(source: Source, config: TasteChangeConfig) -> TasteCha
         ]
     )
     shown = take({name: events[name] for name in IMPRESSION_COLUMNS}, events["kind"] == EventKind.EXPOSURE)
-    end_ms = NOON_MS + 1000 * config.after_s
-    stages = LocalStages(schema, FastWindow(config.label_s))
-    found = stages.step({"events": [events], "impressions": [shown]}, end_ms)["examples"]
-    # Labels of the last window or two don't all arrive before the log ends.
-    whole_ms = (end_ms - round(1000 * config.label_s)) // WINDOW_MS * WINDOW_MS
-    found = take(found, found["timestamp_ms"] < whole_ms)
+    return {"events": [events], "impressions": [shown]}
+
+
+def streamed_examples(
+    tables: Mapping[str, list[Columns]], schema: RankingSchema, policy: LabelPolicy, end_ms: int
+) -> Columns:
+    """What the stages of the stream make of a log until `end_ms`.
+
+    They give the same whatever steps they take, so they take one.
+
+    Returns:
+        `schema.features` by name, (B, ...), and `emitted_ms`, int64 (B,), when each example's labels were known; in the
+        order of the impressions.
+    """
+    found = LocalStages(schema, policy).step(tables, end_ms)["examples"]
     found = take(found, np.lexsort([found["live_id"], found["user_id"], found["timestamp_ms"]]))
-    since_ms = found["timestamp_ms"] - NOON_MS
-    labelled_ms = found["emitted_ms"] - NOON_MS + round(1000 * config.lateness_s)
-    return TasteChangeExamples(
-        schema=schema,
-        columns={feature.name: found[feature.name].reshape(-1, *feature.shape) for feature in schema.features},
-        shown=since_ms // WINDOW_MS,
-        learned=-(-labelled_ms // WINDOW_MS),
-        answered=(since_ms - round(1000 * config.serving_s)) // WINDOW_MS,
-    )
+    shaped = {feature.name: found[feature.name].reshape(-1, *feature.shape) for feature in schema.features}
+    return {**shaped, "emitted_ms": found["emitted_ms"]}
