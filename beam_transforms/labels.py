@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -81,8 +82,8 @@ class FastWindow(LabelPolicy):
     def __init__(self, window_s: float = 300.0, task_window_s: Mapping[str, float] | None = None) -> None:
         self.window_s, self.task_window_s = window_s, dict(task_window_s or {})
         for name, seconds in (("window_s", window_s), *self.task_window_s.items()):
-            if not seconds > 0:
-                raise ValueError(f"{name} must be positive, got {seconds}")
+            if not 0.001 <= seconds < math.inf:
+                raise ValueError(f"{name} must be a number of seconds, at least .001, got {seconds}")
         self.horizon_ms = int(max(window_s, *self.task_window_s.values(), 0) * 1000)
 
     def label(self, events: Columns, impressions: Columns, tasks: tuple[Task, ...], watermark_ms: int) -> Labels:

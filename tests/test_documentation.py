@@ -53,13 +53,25 @@ def _commands(page: Path) -> list[list[str]]:
 
 def _parse(words: list[str]) -> None:
     """Parses the arguments of `foresight` without running anything; raises click.UsageError if they don't fit."""
-    group = foresight.main
-    if not words or words[0].startswith("-"):
-        group.make_context("foresight", list(words))
-        return
-    context = click.Context(group, info_name="foresight")
-    name, command, rest = group.resolve_command(context, list(words))
+    name, command, rest = "foresight", foresight.main, list(words)
+    context = None
+    while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
+        context = click.Context(command, parent=context, info_name=name)
+        name, command, rest = command.resolve_command(context, rest)
     command.make_context(name, rest, parent=context)
+
+
+def _options(words: list[str]) -> set[str]:
+    """What may follow the command, or the command of a group, that the words begin with."""
+    command: click.Command = foresight.main
+    for word in words:
+        if not isinstance(command, click.Group):
+            break
+        found = command.get_command(click.Context(command), word)
+        if found is None:
+            break  # of a group all commands are meant
+        command = found
+    return {option for parameter in command.params for option in parameter.opts}
 
 
 def _accepted(words: list[str]) -> None:
@@ -95,9 +107,9 @@ def test_commands_and_options_named_in_the_text_exist(page):
     for span in re.findall(r"`foresight ([a-z][^`\n]*)`", text):
         name, *rest = span.split()
         assert name in foresight.main.commands, f"foresight {name}"
-        known = {option for parameter in foresight.main.commands[name].params for option in parameter.opts}
+        known = _options([name, *rest])
         named = set(re.findall(r"--[a-z][a-z-]*", " ".join(rest)))
-        assert named <= known | {"--help"}, f"foresight {name}: {named - known}"
+        assert named <= known | {"--help"}, f"foresight {span}: {named - known}"
     for target in re.findall(r"`make ([a-z-]+)", text):
         assert target in TARGETS, f"make {target}"
 
@@ -157,6 +169,8 @@ def _project_files() -> list[Path]:
         (["simulate"], "Missing parameter: out"),
         (["simulat", "--out", "x"], "simulat"),
         (["run", "--source", "csv", "--input", "x"], "csv"),
+        (["bench", "label-delay", "--sede", "3"], "--sede"),
+        (["canary", "decided"], "decided"),
     ],
 )
 def test_the_check_itself_finds_what_is_wrong(words, complaint):

@@ -1,3 +1,5 @@
+import math
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -87,7 +89,7 @@ def test_a_window_shorter_than_a_task_needs_is_an_error():
     task = Task("xlvtr", EventKind.LEAVE, "very long view", watch_s=600)
     with pytest.raises(ValueError, match=r"task 'xlvtr' needs 600 s, the fast window has 300"):
         FastWindow().label(log((EventKind.LIKE, 1, 1, 0, 7, 1)), _impressions((1, 7, 1)), (task,), FAR)
-    with pytest.raises(ValueError, match="window_s must be positive, got 0"):
+    with pytest.raises(ValueError, match=r"window_s must be a number of seconds, at least \.001, got 0"):
         FastWindow(0)
 
 
@@ -125,8 +127,10 @@ def test_when_a_label_is_known_tells_nothing_of_it(rows, shown_rows, task_window
 
 
 def test_windows_of_tasks_are_checked():
-    with pytest.raises(ValueError, match="ctr must be positive, got -1"):
+    with pytest.raises(ValueError, match=r"ctr must be a number of seconds, at least \.001, got -1"):
         FastWindow(300, {"ctr": -1})
+    with pytest.raises(ValueError, match=r"window_s must be a number of seconds, at least \.001, got inf"):
+        FastWindow(math.inf)
     with pytest.raises(ValueError, match="task_window_s names clicks, the tasks are ctr, "):
         FastWindow(300, {"clicks": 30}).label(log(), _impressions((1, 7, 1)), LIVE_SCHEMA.tasks, FAR)
     with pytest.raises(ValueError, match="task 'lvtr' needs 60 s, the fast window has 30 s"):

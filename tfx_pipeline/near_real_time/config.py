@@ -59,7 +59,7 @@ class StreamGateConfig:
         fewest_windows: Before so many windows with examples have passed, changes aren't judged: finite numbers alone.
         smallest_auc: Of each task that has enough positives over the trailing windows: before a first model is
             published. A first model is judged by value alone.
-        first_after_windows: A first model learns from so many windows before it is judged.
+        first_after_windows: A first model learns from so many windows with labels of each task before it is judged.
         most_rollbacks: After so many rollbacks in a row training stops.
     """
 
@@ -100,9 +100,9 @@ class StreamConfig:
             impressions of different times, and the model learns to tell these, see docs/decisions/0015. With
             "fast_slow" nothing may be skipped (max_lag_s 0): it takes back negatives an hour later, and taking back
             what was never learned can make the loss fall for ever.
-        policy_options: Arguments of the policy by name. What is left out: fast_window waits 300 s, for entries and for
-            watch time of up to 15 s only 30 s, for a task with `within_s` as long as that; `horizon_s` of first_only
-            and sliver is 300.
+        policy_options: Arguments of the policy by name. Without any, fast_window waits 300 s, for entries and for watch
+            time of up to 15 s only 30 s, for a task with `within_s` as long as that; with `window_s` alone, so long for
+            all. `horizon_s` of first_only and sliver is 300 unless it is given.
         lateness_s: How late events may be. A window's labels are final when the newest event is so much past its end:
             all that is learned waits for it.
         span_s: Length of a span, those of the pipeline.

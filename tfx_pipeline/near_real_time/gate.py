@@ -191,12 +191,23 @@ def judge_training(
     return Decision(BLESSED, (f"{compared} losses are finite and within {factor:g} times the median",))
 
 
-def judge_first(level: Figures, windows: int, config: StreamGateConfig) -> Decision:
-    """Judges a model that nothing was published of before: by value alone, on the trailing windows."""
-    if windows < config.first_after_windows:
+def judge_first(level: Figures, windows: Mapping[str, int], config: StreamGateConfig) -> Decision:
+    """Judges a model that nothing was published of before: by value alone, on the trailing windows.
+
+    Args:
+        level: Figures of the trailing windows.
+        windows: Task -> windows that had a label of it. A ranking adds all tasks up, so each has to have learned.
+        config: How many windows, and which value.
+    """
+    fewest = min(windows.values(), default=0)
+    if fewest < config.first_after_windows:
+        behind = ", ".join(task for task, count in windows.items() if count == fewest)
         return Decision(
             REJECTED,
-            (f"a first model learns from {config.first_after_windows} windows before it is judged: {windows}",),
+            (
+                f"a first model learns from {config.first_after_windows} windows with labels of each task before it is "
+                f"judged: {fewest} with labels of {behind}",
+            ),
         )
     judged = {task: figures for task, figures in level.items() if judgeable(figures, config)}
     if not judged:
@@ -208,7 +219,7 @@ def judge_first(level: Figures, windows: int, config: StreamGateConfig) -> Decis
             tuple(f"{t} AUC is {judged[t]['auc']:.4f}, below the smallest value {config.smallest_auc:g}" for t in low),
         )
     return Decision(
-        BLESSED, (f"AUC of {len(judged)} tasks is at or above {config.smallest_auc:g} over {windows} windows",)
+        BLESSED, (f"AUC of {len(judged)} tasks is at or above {config.smallest_auc:g} over {fewest} windows",)
     )
 
 

@@ -90,7 +90,7 @@ class GatedTrainer:
 
     def judge_first(self) -> Decision:
         """Whether a first model may be published: by value alone."""
-        return judge_first(self.trailing(), self._history.count, self._gate)
+        return judge_first(self.trailing(), self._history.labelled, self._gate)
 
     def trailing(self) -> Figures:
         """Figures of the windows that were scored last."""

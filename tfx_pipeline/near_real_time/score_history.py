@@ -35,6 +35,7 @@ class ScoreHistory:
         self._trailing: Figures | None = None
         self.level: dict[str, float] = {}
         self.count = 0  # windows that were ever taken in: fewer are kept
+        self.labelled = dict.fromkeys(self._tasks, 0)  # of those, the windows that had a label of each task
 
     def trailing(self) -> Figures:
         """Figures over the trailing windows."""
@@ -48,6 +49,8 @@ class ScoreHistory:
         if by_good is not None:
             self._by_good.add(by_good)
         self.count += 1
+        for column, task in enumerate(self._tasks):
+            self.labelled[task] += bool(scored.counts[:, column].any())
         self._trailing = None
         if self.count >= self._gate.fewest_windows:
             for task, found in self.trailing().items():
@@ -76,7 +79,7 @@ class ScoreHistory:
 
     def facts(self) -> dict[str, Any]:
         """What isn't in arrays, in JSON's types, for `restore`."""
-        return {"level": self.level, "count": self.count}
+        return {"level": self.level, "count": self.count, "labelled": self.labelled}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What is kept, by name, for `restore`."""
@@ -91,7 +94,8 @@ class ScoreHistory:
         """
         self._windows.restore(arrays)
         self._by_good.restore({n.removeprefix(_GOOD): array for n, array in arrays.items() if n.startswith(_GOOD)})
-        self.level, self.count, self._trailing = dict(facts["level"]), facts["count"], None
+        self.level, self.count, self.labelled = dict(facts["level"]), facts["count"], dict(facts["labelled"])
+        self._trailing = None
 
     def _since_good(self, by_good: bool) -> list[ScoredWindow]:
         # Both keep the same windows, so what was scored by the good model are the newest of all.

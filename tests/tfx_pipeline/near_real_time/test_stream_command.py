@@ -86,10 +86,26 @@ def test_a_configuration_keeps_what_it_leaves_out(tmp_path):
 def test_what_is_known_soon_is_learned_soon_whatever_it_is():
     policy = label_policy(StreamConfig(), LIVE_SCHEMA.tasks)
     assert (policy.window_s, policy.task_window_s) == (300, {"ctr": 30, "evtr": 30})
-    assert label_policy(StreamConfig(), CHAT_SCHEMA.tasks).task_window_s == {"cmtr": 60}
+    chat = label_policy(StreamConfig(), CHAT_SCHEMA.tasks)
+    assert (chat.task_window_s, chat.horizon_ms) == ({"cmtr": 60}, 60_000)  # nothing is kept for longer
+    assert label_policy(StreamConfig(policy_options={"window_s": 20}), LIVE_SCHEMA.tasks[:2]).horizon_ms == 20_000
     other = StreamConfig(policy_options={"window_s": 120, "task_window_s": {"ctr": 60}})
     policy = label_policy(other, LIVE_SCHEMA.tasks)
     assert (policy.window_s, policy.task_window_s) == (120, {"ctr": 60})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task_window_s": {"crt": 30}}, "policy_options: task_window_s names crt, the tasks are ctr, "),
+        ({"task_window_s": {"evtr": 3}}, "policy_options: task 'evtr' needs 10 s, the fast window has 3 s"),
+        ({"window_s": math.inf}, "policy_options: window_s must be a number of seconds"),
+        ({"window_s": "soon"}, "policy_options: "),
+    ],
+)
+def test_options_that_no_window_could_be_labelled_with_are_refused_at_the_start(options, message):
+    with pytest.raises(ValueError, match=message):
+        label_policy(StreamConfig(policy_options=options), LIVE_SCHEMA.tasks)
 
 
 def test_a_base_of_another_schema_is_refused():

@@ -83,7 +83,9 @@ def test_what_learning_makes_worse_is_rejected(arguments, failures):
 
 
 def test_a_first_model_needs_windows_labels_and_value():
-    assert "learns from 10 windows" in judge_first(_figures(), 9, CONFIG).reasons[0]
-    assert "nothing could be judged" in judge_first(_figures(positives=1), 10, CONFIG).reasons[0]
-    assert "below the smallest value" in judge_first(_figures(0.5), 10, CONFIG).reasons[0]
-    assert judge_first(_figures(0.6), 10, CONFIG).blessed
+    enough = {"ctr": 10, "gtr": 12}
+    assert "learns from 10 windows" in judge_first(_figures(), {"ctr": 9, "gtr": 9}, CONFIG).reasons[0]
+    assert judge_first(_figures(), {"ctr": 30, "gtr": 1}, CONFIG).reasons[0].endswith("judged: 1 with labels of gtr")
+    assert "nothing could be judged" in judge_first(_figures(positives=1), enough, CONFIG).reasons[0]
+    assert "below the smallest value" in judge_first(_figures(0.5), enough, CONFIG).reasons[0]
+    assert judge_first(_figures(0.6), enough, CONFIG).blessed
