@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from apache_beam.io.unbounded_source import UnboundedReader, UnboundedSource
+from apache_beam.io.unbounded_source import UnboundedReader
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP
 
 from beam_transforms.codebook import Codebook
@@ -23,6 +23,7 @@ from beam_transforms.online_features import write_window
 from beam_transforms.online_store import OnlineStore, open_online_store
 from beam_transforms.read_events import DEAD_LETTERS
 from beam_transforms.schema import WINDOW_MS, EventKind, RankingSchema, schema_to_json
+from beam_transforms.sources.live_source import LiveSource
 from beam_transforms.spans import SpanPlan
 from beam_transforms.stage import LATENESS_MS, Tables
 from beam_transforms.stream_checkpoint import StreamCheckpoint
@@ -89,7 +90,7 @@ class LocalStream:
 
     def __init__(
         self,
-        source: UnboundedSource,
+        source: LiveSource,
         folder: Path,
         schema: RankingSchema,
         plan: SpanPlan,
@@ -105,6 +106,7 @@ class LocalStream:
         self._policy, self._codebook, self._store = policy or FastWindow(), codebook, store
         self._lateness_ms, self._shards, self._poll_s = lateness_ms, shards, poll_s
         self._settings = {
+            "source": source.place,
             "schema": schema_to_json(schema),
             "plan": repr(plan),
             "lateness_ms": lateness_ms,
@@ -119,7 +121,7 @@ class LocalStream:
         The first one after a restart is the last one of before, once more.
 
         Raises:
-            ValueError: If the checkpoint can't be read, or is of a stream with other settings.
+            ValueError: If the checkpoint can't be read, or is of a stream with another source or other settings.
             SourceError: If the source can't go on where the checkpoint says.
         """
         path = self._folder / CHECKPOINT

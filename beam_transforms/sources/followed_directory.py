@@ -17,6 +17,7 @@ from beam_transforms.line_format import MAX_LINE_BYTES
 from beam_transforms.parse_event_lines import FUTURE_MS, latest_ms
 from beam_transforms.sources.json_mark_coder import JsonMarkCoder
 from beam_transforms.sources.live_reader import LiveReader
+from beam_transforms.sources.live_source import LiveSource
 from beam_transforms.sources.source import DeadLetter, SourceError
 
 SUFFIX = ".jsonl"
@@ -41,7 +42,7 @@ class DirectoryMark(CheckpointMark):
     watermark_ms: int | None = None
 
 
-class FollowedDirectory(UnboundedSource):
+class FollowedDirectory(LiveSource):
     """Reads each `*.jsonl` file of a directory once, in the order of names, as it appears.
 
     A file appears whole: it is written under another name (`.` in front or `.tmp` behind) and renamed, and doesn't
@@ -74,6 +75,11 @@ class FollowedDirectory(UnboundedSource):
         self.future_ms = future_ms
         self.clock = clock
         self.end_name = end_name
+
+    @property
+    def place(self) -> str:
+        """The folder, whatever the path to it."""
+        return f"the folder {self.folder.resolve()}"
 
     def split(self, desired_num_splits: int, options: object = None) -> list[UnboundedSource]:
         return [self]

@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,9 @@ POLL_MESSAGES = 5_000
 
 ASK_MS = 1_000
 """How long to wait for the broker's answer to where partitions end."""
+
+ASK_AGAIN_S = 5.0
+"""How long not to ask again when no answer came: asking keeps partitions waiting that do deliver."""
 
 _START_ANEW = "Run the batch pipeline over their time, and start the stream without its checkpoint"
 
@@ -85,11 +89,14 @@ class KafkaReader(LiveReader):
         self._to_commit: Mapping[str, int] | None = None
         self._newest = {int(number): newest for number, newest in mark.newest_ms.items()}
         self._asked = monotonic()
+        self._unanswered = self._told = -math.inf
         self._last_message = dict.fromkeys((partition.partition for partition in partitions), self._asked)
         consumer.assign(self._partitions)
         first = consumer.beginning_offsets(self._partitions)
         self._offsets = {p.partition: int(mark.offsets.get(str(p.partition), first[p])) for p in self._partitions}
         for partition in self._partitions:
+            if self._is_over(partition.partition):  # then what isn't kept isn't missed
+                self._offsets[partition.partition] = max(self._offsets[partition.partition], first[partition])
             offset = self._offsets[partition.partition]
             if offset < first[partition]:
                 raise _lost(topic, partition, offset, f"the oldest one that is kept is {first[partition]}")
@@ -127,7 +134,6 @@ class KafkaReader(LiveReader):
         after = self._least(active)
         moves = after is not None and (self._watermark_ms is None or after > self._watermark_ms)
         if silent and (moves or now - self._asked >= self._topic.idle_s):
-            self._asked = now
             after = self._least([*active, *self._behind(silent)])
         return after
 
@@ -142,14 +148,20 @@ class KafkaReader(LiveReader):
         """Those of the partitions that hold what isn't read yet.
 
         Kafka is asked: nothing comes, either, of a partition while another one's backlog is read, after a time in which
-        nobody asked this reader, and while the broker is gone.
+        nobody asked this reader, and while the broker is gone. All may hold something while it doesn't answer.
         """
+        if self._monotonic() - self._unanswered < ASK_AGAIN_S:
+            return list(silent)
+        self._asked = self._monotonic()
         try:
             ends = self._consumer.end_offsets(silent, timeout_ms=ASK_MS)
         except KafkaError as error:
-            _LOGGER.warning(
-                "%s doesn't answer, or is gone; nothing came for %.0f s: %s", self._topic, self._topic.idle_s, error
-            )
+            self._unanswered = self._monotonic()
+            if self._unanswered - self._told >= self._topic.idle_s:
+                self._told = self._unanswered
+                _LOGGER.warning(
+                    "%s doesn't answer, or is gone; nothing came for %.0f s: %s", self._topic, self._topic.idle_s, error
+                )
             return list(silent)
         return [partition for partition in silent if self._offsets[partition.partition] < ends[partition]]
 
@@ -183,7 +195,8 @@ class KafkaReader(LiveReader):
 
     def _read_until(self, number: int, offset: int) -> None:
         until = self._topic.until
-        self._offsets[number] = offset if until is None else min(offset, max(until.get(number, 0), 0))
+        before = self._offsets[number]
+        self._offsets[number] = offset if until is None else max(before, min(offset, until.get(number, 0)))
 
     def _parse(self, partition: TopicPartition, messages: list[Any]) -> ParsedLines:
         number = partition.partition

@@ -13,6 +13,7 @@ from kafka.errors import KafkaError
 from beam_transforms.parse_event_lines import FUTURE_MS
 from beam_transforms.sources.json_mark_coder import JsonMarkCoder
 from beam_transforms.sources.kafka_reader import KafkaMark, KafkaReader
+from beam_transforms.sources.live_source import LiveSource
 from beam_transforms.sources.source import SourceError
 
 _ADDRESS = r"(?:[\w.-]+|\[[\da-fA-F:.]+\]):\d+"
@@ -26,7 +27,7 @@ RECONNECT_MS = 2_000
 """The longest time between tries to reach a broker that is gone; the client's own is 30 s."""
 
 
-class KafkaTopic(UnboundedSource):
+class KafkaTopic(LiveSource):
     """Reads each message of a topic, which holds one or more lines of live events.
 
     Where reading stands is in the runner's checkpoints, not in Kafka: partitions are assigned by hand, and offsets are
@@ -89,6 +90,11 @@ class KafkaTopic(UnboundedSource):
         if found is None or any(not 0 < int(port) < 2**16 for port in _PORT.findall(found["servers"])):
             raise ValueError(f"{location}: not a Kafka topic; give kafka://host:port[,host:port]/topic")
         return cls(found["servers"], found["topic"], embedding_width, group_id)
+
+    @property
+    def place(self) -> str:
+        """The topic, whatever its brokers' addresses."""
+        return f"the Kafka topic {self.topic}"
 
     def split(self, desired_num_splits: int, options: object = None) -> list[UnboundedSource]:
         """A source for each group of partitions, at most `desired_num_splits`."""

@@ -2,17 +2,16 @@
 
 from pathlib import Path
 
-from apache_beam.io.unbounded_source import UnboundedSource
-
 from beam_transforms.sources.followed_directory import FollowedDirectory
 from beam_transforms.sources.kafka_topic import KafkaTopic
+from beam_transforms.sources.live_source import LiveSource
 from beam_transforms.sources.replay import END_NAME
 from beam_transforms.sources.stream_clock import StreamClock
 
 
 def open_live_source(
     location: str, group_id: str, embedding_width: int | None = None
-) -> tuple[UnboundedSource, StreamClock]:
+) -> tuple[LiveSource, StreamClock]:
     """The source at a folder that is followed, or `kafka://host:port/topic`, and the clock that its events go by.
 
     Args:

@@ -1,5 +1,6 @@
 """LocalStream: what a batch gives, however often it is stopped; late rows; rooms that are over; damaged checkpoints."""
 
+import collections
 import itertools
 import json
 import shutil
@@ -135,6 +136,29 @@ def test_a_checkpoint_of_other_settings_or_damaged_is_refused(tmp_path, live):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match="not a checkpoint of a stream"):
             _stream(live, tmp_path / "stream").run()
+
+
+def test_a_checkpoint_of_another_source_is_refused_and_the_same_one_may_be_named_otherwise(tmp_path, live, monkeypatch):
+    folder = tmp_path / "stream"
+    arguments = {"schema": SCHEMA, "plan": PLAN, "policy": POLICY, "codebook": CODEBOOK, "lateness_ms": LATENESS_MS}
+    arguments["store"] = folder / "store"
+    (last,) = collections.deque(_stream(live, folder).windows(), maxlen=1)
+    # Its files have the names of those that are read.
+    other = shutil.copytree(live, tmp_path / "other")
+    with pytest.raises(ValueError, match=rf"begun otherwise: source was the folder {live}, is the folder {other}; rem"):
+        _stream(other, folder).run()
+    topic = KafkaTopic("host:9092", "live", connect=Broker().connect)
+    with pytest.raises(ValueError, match=rf"source was the folder {live}, is the Kafka topic live; remove it"):
+        LocalStream(topic, folder, **arguments).run()
+    monkeypatch.chdir(tmp_path)
+    (again,) = _stream(Path("other/../live"), folder).windows()
+    assert again.end_ms == last.end_ms
+
+
+def test_a_topic_may_move_to_other_brokers_and_not_become_another_one():
+    place = KafkaTopic("host:9092", "live").place
+    assert KafkaTopic("other:9092,third:9092", "live").place == place == "the Kafka topic live"
+    assert KafkaTopic("host:9092", "live.2").place != place
 
 
 def test_a_window_tells_whether_there_was_nothing_more_to_read_before_it_closed(tmp_path, live, monkeypatch):

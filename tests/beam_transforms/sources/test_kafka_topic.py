@@ -21,7 +21,7 @@ from kafka.errors import (
 from beam_transforms.events import register_coders
 from beam_transforms.read_live_events import ReadLiveEvents
 from beam_transforms.schema import WINDOW_MS
-from beam_transforms.sources.kafka_reader import KafkaMark, KafkaReader, by_window
+from beam_transforms.sources.kafka_reader import ASK_AGAIN_S, KafkaMark, KafkaReader, by_window
 from beam_transforms.sources.kafka_topic import KafkaTopic
 from beam_transforms.sources.source import SourceError
 
@@ -42,6 +42,7 @@ class Broker:
         self.at_once = at_once
         self.error = None
         self.clients = []
+        self.asked = 0
 
     def send(self, partition, *values):
         self.messages[partition] += values
@@ -68,6 +69,7 @@ class Client:
         self.positions[partition] = offset
 
     def end_offsets(self, partitions, timeout_ms):
+        self.broker.asked += 1
         if self.broker.error is not None:
             raise self.broker.error
         return {partition: len(self.broker.messages[partition.partition]) for partition in partitions}
@@ -203,8 +205,36 @@ def test_a_broker_that_is_gone_makes_no_partition_idle_and_is_told(caplog):
         in caplog.text
     )
     broker.error = None
+    now[0] += ASK_AGAIN_S
     assert not reader.advance()
     assert watermark(reader) == 200
+
+
+def test_a_partition_that_is_gone_holds_the_watermark_but_is_asked_for_and_told_now_and_then(caplog):
+    """The other partition goes on meanwhile: each question keeps it waiting."""
+    broker = Broker(at_once=1)
+    reader, now = _reader_with_clock(broker, idle_s=30)
+    broker.send(1, line(9, T))
+    broker.send(0, line(1, T))
+    assert read(reader) == [([1], []), ([9], [])]
+    end_offsets = broker.clients[0].end_offsets
+
+    def no_leader(partitions, timeout_ms):
+        end_offsets(partitions, timeout_ms)
+        raise KafkaTimeoutError("no leader")
+
+    broker.clients[0].end_offsets = no_leader
+    seconds = [*range(31, 91)]
+    for now[0] in seconds:
+        broker.send(0, line(2, T + now[0] * 100))
+        assert reader.advance()
+        assert watermark(reader) == 0
+    assert broker.asked == len(seconds) / ASK_AGAIN_S
+    assert caplog.text.count("doesn't answer") == 2
+    broker.clients[0].end_offsets = end_offsets
+    now[0] = seconds[-1] + ASK_AGAIN_S
+    assert not reader.advance()
+    assert watermark(reader) == seconds[-1] * 100
 
 
 def test_an_error_that_passes_loses_no_message():
@@ -366,6 +396,25 @@ def test_reading_ends_where_it_is_told_to():
     assert read(reader) == [([1, 2], [])]
     assert reader.get_watermark() == MAX_TIMESTAMP
     assert reader.get_checkpoint_mark().offsets == {"0": 2, "1": 0}
+
+
+def test_a_partition_that_reading_is_over_in_may_lose_its_beginning():
+    broker = Broker(at_once=10)
+    broker.first[1] = 2
+    broker.send(0, line(1), line(2))
+    broker.send(1, line(3), line(4), line(5))
+    source = topic(broker, until={0: 1})
+    reader = source.create_reader(None, None)
+    assert read(reader) == [([1], [])]
+    mark = reader.get_checkpoint_mark()
+    assert mark.offsets == {"0": 1, "1": 2}
+    # What was there before the restart is gone after it, of both.
+    broker.first |= {0: 2, 1: 3}
+    again = source.create_reader(None, mark)
+    assert read(again) == []
+    assert again.get_watermark() == MAX_TIMESTAMP
+    with pytest.raises(SourceError, match=r"partition 0 should go on at message 1, but .* is 2: messages are lost"):
+        topic(broker).create_reader(None, mark)
 
 
 def test_messages_that_are_no_longer_kept_are_an_error():

@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-from beam_transforms.first_only import FirstOnly
+from beam_transforms.labels import FastWindow
 from beam_transforms.local_stream import LocalStream
 from beam_transforms.spans import SpanPlan
 from tests.beam_transforms.live_logs import CODEBOOK, SCHEMA, follow
@@ -65,9 +65,8 @@ def _run(live: Path, folder: Path, steps: int | None, seconds: float | None) -> 
     sys.addaudithook(count)
     counting.set()
     learner = StreamLearner(trainer, folder / "stream", StreamGateConfig(fewest_windows=2))
-    stream = LocalStream(
-        follow(live), folder, SCHEMA, SpanPlan(600_000), FirstOnly(120), CODEBOOK, folder / "store", 60_000
-    )
+    policy = FastWindow(120, {"ctr": 30})
+    stream = LocalStream(follow(live), folder, SCHEMA, SpanPlan(600_000), policy, CODEBOOK, folder / "store", 60_000)
     begin = None
     for window in stream.windows():
         learned = learner.learn(window)
