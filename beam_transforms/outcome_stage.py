@@ -32,7 +32,9 @@ class OutcomeStage(Stage):
     before the next impression of the room. A request that failed flows out when the label of an impression at its time
     would: counted earlier, failures would be too large a part of what is known.
 
-    A ranking may come until the label of an impression at its time is known.
+    A ranking may come until the label of an impression at its time is known. Of a user's rankings with the same room in
+    the same millisecond one counts, and so does one of the requests that failed in it with the same error: a line that
+    is read twice changes nothing.
 
     Args:
         horizon_s: Length of the label's window in seconds.
@@ -53,7 +55,7 @@ class OutcomeStage(Stage):
     def inputs(self) -> Mapping[str, Input]:
         return {
             "events": Input(empty(EVENT_COLUMNS), outside=True, key=tuple(EVENT_COLUMNS)),
-            "served": Input(empty(SERVED_COLUMNS), key=IMPRESSION_KEY),
+            "served": Input(empty(SERVED_COLUMNS), key=(*IMPRESSION_KEY, "error")),
         }
 
     @property

@@ -4,20 +4,23 @@ import collections
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import filelock
 import numpy as np
-from apache_beam.io.unbounded_source import UnboundedReader, UnboundedSource
+from apache_beam.io.unbounded_source import UnboundedReader
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP
 
 from beam_transforms.columnar import Columns, take, to_batch, to_columns
 from beam_transforms.event_lines import ParsedLines
+from beam_transforms.outcome_lines import outcome_lines
 from beam_transforms.outcome_stage import OutcomeStage
 from beam_transforms.read_events import DEAD_LETTERS
 from beam_transforms.schema import WINDOW_MS, EventKind
-from beam_transforms.served_files import ServedFiles
-from beam_transforms.stage import LATENESS_MS, Tables, advance
+from beam_transforms.served_files import Place, ServedFiles
+from beam_transforms.sources.live_source import LiveSource
+from beam_transforms.stage import LATENESS_MS, advance
 from beam_transforms.stage_state import decode_state, encode_state
 from beam_transforms.stream_checkpoint import StreamCheckpoint
 from beam_transforms.streamed_lines import LATE, dead_letter_line, late_lines, write_lines
@@ -29,6 +32,7 @@ CHECKPOINT = "outcomes.checkpoint"
 LATE_RANKINGS = "late_rankings"
 """The folder of served lines that came when labels of their time were known, beside the outcomes."""
 
+_LOCK = ".lock"
 _OUTCOMES = "outcomes"
 _KEPT = (LATE, LATE_RANKINGS, DEAD_LETTERS)
 _STAGE, _PLACES, _NAMES = "stage", "places", "names"
@@ -47,31 +51,42 @@ class OutcomeStream:
     labels that are known by the newest event are written, and the rest never are.
 
     Args:
-        source: `FollowedDirectory` or `KafkaTopic`; all of it is read here.
+        source: All of it is read here.
         served: File or folder of served rankings, see `ServedFiles`.
-        folder: Where the outcomes go. One process may use it at a time.
+        folder: Where the outcomes go: one of its own. One process may use it at a time.
         horizon_s, attribution_s: See `OutcomeStage`.
         lateness_ms: How much later than the watermark an event may come.
         poll_s: Seconds between looks at a source that had nothing new.
+        clock: Event time now in seconds since 1970, see `StreamClock.event_now_s`; rankings later than it are dead
+            letters, see `ServedFiles`.
+
+    Raises:
+        ValueError: If served rankings lie where the outcomes go.
     """
 
     def __init__(
         self,
-        source: UnboundedSource,
+        source: LiveSource,
         served: Path,
         folder: Path,
         horizon_s: float = 300.0,
         attribution_s: float = 600.0,
         lateness_ms: int = LATENESS_MS,
         poll_s: float = 1.0,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._source, self._served, self._folder = source, Path(served), Path(folder)
-        self._lateness_ms, self._poll_s = lateness_ms, poll_s
+        self._lateness_ms, self._poll_s, self._clock = lateness_ms, poll_s, clock
+        read = self._served.resolve()
+        if self._folder.resolve() == (read.parent if read.is_file() else read):
+            raise ValueError(f"{served}: served rankings are where outcomes go; give outcomes a folder of their own")
         self._stage = OutcomeStage(horizon_s, attribution_s)
         self._settings = {
             "horizon_ms": self._stage.horizon_ms,
             "attribution_ms": self._stage.attribution_ms,
             "lateness_ms": lateness_ms,
+            "source": source.place,
+            "served": str(read),
         }
 
     def windows(self, idle_s: float | None = None) -> Iterator[Mapping[str, int]]:
@@ -84,9 +99,22 @@ class OutcomeStream:
 
         Raises:
             FileNotFoundError: If there is nothing at `served`.
-            ValueError: If the checkpoint can't be read or has other settings, or a file of rankings became shorter.
+            RuntimeError: If another process uses the folder.
+            ValueError: If the checkpoint can't be read or has other settings, which source and `served` are among.
             SourceError: If the source can't go on where the checkpoint says.
         """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            held = filelock.FileLock(self._folder / _LOCK).acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise RuntimeError(
+                f"another process writes outcomes to {self._folder} (it holds {self._folder / _LOCK}); stop it, or "
+                "take another folder"
+            ) from error
+        with held:
+            yield from self._windows(idle_s)
+
+    def _windows(self, idle_s: float | None) -> Iterator[Mapping[str, int]]:
         path = self._folder / CHECKPOINT
         last = StreamCheckpoint.load(path, self._settings)
         for folder in (self._folder, *(self._folder / name for name in _KEPT)):
@@ -124,8 +152,8 @@ class _Steps:
         self._stream, self._stage = stream, stream._stage
         states = last.states if last is not None else {_PLACES: b"{}", _NAMES: b"[]"}
         self._state = decode_state(self._stage, states.get(_STAGE))
-        places = {name: (int(byte), int(line)) for name, (byte, line) in json.loads(states[_PLACES]).items()}
-        self._served = ServedFiles(stream._served, places, json.loads(states[_NAMES]))
+        places = {name: Place(*place) for name, place in json.loads(states[_PLACES]).items()}
+        self._served = ServedFiles(stream._served, places, json.loads(states[_NAMES]), stream._clock)
         self._now_ms = last.now_ms if last is not None else None
         self._newest_ms = last.newest_ms if last is not None else None
         self._counts = collections.Counter(last.counts if last is not None else {})
@@ -209,38 +237,3 @@ class _Steps:
             newest_ms = max(newest_ms, self._now_ms - self._stream._lateness_ms)
             end_ms = max(end_ms, self._now_ms + WINDOW_MS)
         return self._step(end_ms, end_ms - newest_ms, ended=True)
-
-
-def outcome_lines(found: Tables, names: list[str]) -> list[bytes]:
-    """The tables `outcomes` and `failed` of `OutcomeStage` as lines.
-
-    With the impression's time and room, which who compares versions doesn't need, and who looks for one does.
-
-    Args:
-        found: The tables.
-        names: What the numbers of experiments and errors stand for.
-    """
-    columns = ("timestamp_ms", "user_id", "live_id", "experiment", "version", "fell_back", "score", "label")
-    outcomes, failed = found["outcomes"], found["failed"]
-    rows: list[dict[str, object]] = [
-        {
-            "experiment": names[experiment],
-            "user_id": user,
-            "live_id": room,
-            "timestamp_ms": time_ms,
-            "version": version,
-            "fell_back": bool(fell_back),
-            "score": score,
-            "label": int(label),
-        }
-        for time_ms, user, room, experiment, version, fell_back, score, label in zip(
-            *(outcomes[name].tolist() for name in columns), strict=True
-        )
-    ]
-    rows += [
-        {"experiment": names[experiment], "user_id": user, "timestamp_ms": time_ms, "error": names[error]}
-        for time_ms, user, experiment, error in zip(
-            *(failed[name].tolist() for name in ("timestamp_ms", "user_id", "experiment", "error")), strict=True
-        )
-    ]
-    return [json.dumps(row).encode() + b"\n" for row in rows]

@@ -42,7 +42,7 @@ class ServedRows:
         lines: The line of each row, from 0, int64 (rows,).
         rankings: Lines that are rankings.
         empty: Those of them without a room.
-        newest_ms: The greatest time; None if no line could be read.
+        times_ms: The time of each line that could be read, int64 (lines,).
         dead_letters: One for each line that can't be read.
     """
 
@@ -50,7 +50,7 @@ class ServedRows:
     lines: np.ndarray
     rankings: int
     empty: int
-    newest_ms: int | None
+    times_ms: np.ndarray
     dead_letters: tuple[DeadLetter, ...]
 
 
@@ -106,8 +106,8 @@ def parse_served_lines(lines: list[bytes], names: list[str], file: str, line: in
         name: np.array(column, dtype=dtype)
         for (name, dtype), column in zip(SERVED_COLUMNS.items(), values, strict=True)
     }
-    newest_ms = max(times, default=None)
-    return ServedRows(columns, np.array(origins, np.int64), rankings, empty, newest_ms, tuple(letters))
+    times_ms = np.array(times, np.int64)
+    return ServedRows(columns, np.array(origins, np.int64), rankings, empty, times_ms, tuple(letters))
 
 
 def _read(text: bytes, latest_ms: int) -> dict[str, Any]:
@@ -147,7 +147,9 @@ def _read(text: bytes, latest_ms: int) -> dict[str, Any]:
     if not (_is_id(version) or (version is None and not clicks)):
         raise ValueError(f"version should be an integer >= 0, got {_shown(version)}")
     for room, score in clicks.items():
-        if not (room.isascii() and room.isdecimal() and len(room) < 20 and int(room) < 2**63):
+        if not (
+            room.isascii() and room.isdecimal() and len(room) < 20 and str(int(room)) == room and int(room) < 2**63
+        ):
             raise ValueError(f"ctr should be of rooms whose ids are integers >= 0, got {_shown(room)}")
         if type(score) not in (int, float) or not 0 <= score <= 1:
             raise ValueError(f"ctr of room {room} should be a probability, got {_shown(score)}")

@@ -50,7 +50,7 @@ class CanaryClient:
     def rank(self, user_id: int, live_ids: Sequence[int] | None = None, limit: int | None = None) -> Ranking:
         """Rooms for a user, best first; arguments and errors are those of `RankingClient.rank`.
 
-        The log holds all rooms of the ranking: ask for no more than may be shown.
+        The log holds all rooms of the ranking: ask for no more than may be shown. What it can't take costs no answer.
         """
         split, served_log = self.split, self.served_log
         label = split.label(user_id)

@@ -42,7 +42,8 @@ _COUNTS = {
     type=click.FloatRange(0, min_open=True),
     default=300.0,
     show_default=True,
-    help="Seconds in which a click follows an impression: those of the labels that the versions learned from.",
+    help="Seconds in which a click follows an impression: those of the labels that the versions learned from, 300 "
+    "for the pipeline, 30 for `foresight stream`.",
 )
 @click.option(
     "--attribution-s",
@@ -69,11 +70,11 @@ def outcomes(
     from beam_transforms.sources.open_live_source import open_live_source
 
     try:
-        events, _ = open_live_source(source, "foresight-canary")
-        stream = OutcomeStream(events, served, out, horizon_s, attribution_s)
+        events, clock = open_live_source(source, "foresight-canary")
+        stream = OutcomeStream(events, served, out, horizon_s, attribution_s, clock=clock.event_now_s)
         for counts in stream.windows(idle_s):
             click.echo(json.dumps(dict(counts)) if as_json else _line(counts))
-    except (OSError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise click.ClickException(str(error)) from error
 
 

@@ -24,8 +24,9 @@ class ServedLog:
     """Adds a line to a file for each request that a `CanaryClient` answers, or fails to. Safe to share between threads.
 
     A line is one system call, without waiting for the disk: it outlives the process, not a loss of power. A line that
-    can't be written, e.g. on a full disk, is counted and told to the log; the request goes on. One process writes a
-    file. To begin another one, for instance each hour, give the client a new log and close this one.
+    can't be written, e.g. on a full disk or for a model that predicts no clicks, is counted as `lost` and told to
+    the log; the request goes on. One process writes a file. To begin another one, for instance each hour, give the
+    client a new log and close this one.
     """
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
@@ -55,21 +56,19 @@ class ServedLog:
     def ranked(self, experiment: str, ranking: Ranking, fell_back: bool) -> None:
         """Adds the line of a ranking: its time in milliseconds, user, version and each room's click-through rate.
 
+        The line is lost if a room has no score "ctr", or one that isn't a probability.
+
         Args:
             experiment: Salt of the split that the user was ranked by.
             ranking: The answer.
             fell_back: Whether the stable version answered in the canary's stead.
-
-        Raises:
-            ValueError: The model has no score "ctr".
         """
         try:
-            clicks = {room.live_id: room.scores[CLICK] for room in ranking.rooms}
-        except KeyError:
-            raise ValueError(
-                f"version {ranking.version} gives the scores {list(ranking.rooms[0].scores)}, without {CLICK!r}: a "
-                "canary is judged by clicks, and there is nothing to log"
-            ) from None
+            clicks = _clicks(ranking)
+        except (TypeError, ValueError) as error:
+            with self._lock:
+                self._lose(error)
+            return
         self._add(experiment, ranking.user_id, {"version": ranking.version, "fell_back": fell_back, CLICK: clicks})
 
     def failed(self, experiment: str, user_id: int, code: str) -> None:
@@ -107,11 +106,30 @@ class ServedLog:
                     raise OSError("only a part of the line was written")
                 self._is_cut = False
             except OSError as error:
-                self.lost += 1
-                self._say(error)
+                self._lose(error)
 
-    def _say(self, error: OSError) -> None:
+    def _lose(self, error: Exception) -> None:
+        self.lost += 1
         now_s = time.monotonic()
         if now_s - self._said_s >= _SAY_EVERY_S:
             self._said_s = now_s
             _log.error("%s: %d lines of served rankings are lost so far: %s", self._path, self.lost, error)
+
+
+def _clicks(ranking: Ranking) -> dict[int, float]:
+    """Room -> predicted click-through rate; raises a ValueError that says what a reader couldn't use."""
+    clicks: dict[int, float] = {}
+    for room in ranking.rooms:
+        if CLICK not in room.scores:
+            raise ValueError(
+                f"version {ranking.version} gives the scores {list(room.scores)}, without {CLICK!r}: a canary is "
+                "judged by clicks, and there is nothing to log"
+            )
+        click = float(room.scores[CLICK])
+        if not 0 <= click <= 1:
+            raise ValueError(
+                f"version {ranking.version} gives room {room.live_id} the score {CLICK} = {click}; it should be a "
+                "probability"
+            )
+        clicks[int(room.live_id)] = click
+    return clicks

@@ -13,6 +13,7 @@ from beam_transforms.encode_event_lines import encode_event_lines
 from beam_transforms.outcome_stage import OutcomeStage
 from beam_transforms.outcome_stream import CHECKPOINT, OutcomeStream
 from beam_transforms.schema import EventKind
+from beam_transforms.sources.kafka_topic import KafkaTopic
 from tests.beam_transforms.event_logs import NOON_MS, event_rows, log
 from tests.beam_transforms.live_logs import follow
 
@@ -80,7 +81,7 @@ class Trial:
         return {
             path.relative_to(self.out): path.read_bytes()
             for path in self.out.rglob("*")
-            if path.is_file() and path.name != CHECKPOINT
+            if path.is_file() and path.name not in (CHECKPOINT, ".lock")
         }
 
 
@@ -147,18 +148,14 @@ def test_an_impression_that_is_told_twice_counts_once_and_two_of_a_room_twice(tr
 
 
 def test_the_side_of_a_user_who_fell_back_and_requests_that_failed_are_told(trial):
-    trial.rankings(_ranking(0, 1, {"5": 0.5}, fell_back=True), _failure(20, 2), _failure(20, 2, "INTERNAL"))
+    trial.rankings(_ranking(0, 1, {"5": 0.5}, fell_back=True), *[_failure(20, 2)] * 2, _failure(20, 2, "INTERNAL"))
     trial.rankings(_failure(970, 3))  # an impression then wouldn't have a label yet
     trial.events((SHOWN, 10, 1, 0, 5, 1), END)
-    assert trial.run() == {"events": 2, "rankings": 1, "outcomes": 1, "failed": 1}
-    outcome, failure = trial.lines()
+    assert trial.run() == {"events": 2, "rankings": 1, "outcomes": 1, "failed": 2}
+    outcome, *failures = trial.lines()
     assert outcome["fell_back"] is True
-    assert failure == {
-        "experiment": "trial",
-        "user_id": 2,
-        "timestamp_ms": NOON_MS + 20_000,
-        "error": "DEADLINE_EXCEEDED",  # two of one user and millisecond are one
-    }
+    assert sorted(failure.pop("error") for failure in failures) == ["DEADLINE_EXCEEDED", "INTERNAL"], "each once"
+    assert failures == [{"experiment": "trial", "user_id": 2, "timestamp_ms": NOON_MS + 20_000}] * 2
 
 
 def test_rankings_of_which_nothing_was_shown_are_counted(trial):
@@ -286,17 +283,76 @@ def test_what_does_not_fit_is_refused(trial, tmp_path):
     trial.run()
     with pytest.raises(ValueError, match="horizon_ms was 60000, is 90000"):
         list(trial.stream(horizon_s=90).windows(idle_s=0))
-    trial.served.write_text("")
-    trial.events((EventKind.LIKE, 2000, 9, 0, 9, 1))
-    with pytest.raises(ValueError, match="lines are only ever added"):
-        trial.run()
     trial.served.unlink()
+    trial.events((EventKind.LIKE, 2000, 9, 0, 9, 1))
     with pytest.raises(FileNotFoundError, match="no file or folder of served rankings"):
         trial.run()
     with pytest.raises(ValueError, match="attribution_s must be positive"):
         OutcomeStage(attribution_s=0)
-    with pytest.raises(ValueError, match="window_s must be positive"):
+    with pytest.raises(ValueError, match="window_s must be"):
         OutcomeStage(horizon_s=-1)
+
+
+def test_a_checkpoint_is_of_one_source_and_one_place_of_rankings(trial, tmp_path):
+    trial.rankings(_ranking(0, 1, {"5": 0.5}))
+    trial.events((SHOWN, 10, 1, 0, 5, 1), END)
+    counts = trial.run()
+    other = Trial(tmp_path / "other")
+    other.rankings(_ranking(1500, 1, {"5": 0.5}))
+    other.events((SHOWN, 1510, 1, 0, 5, 1), (EventKind.LIKE, 2500, 9, 0, 9, 1))
+    topic = KafkaTopic.at("kafka://127.0.0.1:1/events")
+    for source, served, message in (
+        (follow(other.live), trial.served, rf"source was the folder {trial.live}, is the folder {other.live}; remove"),
+        (topic, trial.served, rf"source was the folder {trial.live}, is the Kafka topic events; remove"),
+        (follow(trial.live), other.served, rf"served was {trial.served}, is {other.served}; remove"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            list(OutcomeStream(source, served, trial.out, HORIZON_S, ATTRIBUTION_S, LATENESS_MS).windows(idle_s=0))
+    assert trial.run() == counts
+
+
+def test_outcomes_have_one_writer(trial):
+    for second in range(0, 300, 30):
+        trial.rankings(_ranking(second, 1, {"5": 0.5}))
+        trial.events((SHOWN, second + 1, 1, 0, 5, 1))
+    trial.events(END)
+    first = trial.stream().windows(idle_s=0)
+    next(first)
+    with pytest.raises(RuntimeError, match=r"another process writes outcomes to .*out \(it holds .*\.lock\); stop it"):
+        trial.run()
+    assert list(first)[-1]["outcomes"] == 10 == len(trial.outcomes())
+    assert trial.run()["outcomes"] == 10, "the lock is free again"
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+def test_rankings_do_not_lie_among_the_outcomes(trial, is_file):
+    trial.out.mkdir()
+    trial.served = trial.out / "served.jsonl"
+    trial.rankings(_ranking(0, 1, {"5": 0.5}))
+    trial.served = trial.served if is_file else trial.out / ".." / "out"
+    with pytest.raises(ValueError, match="served rankings are where outcomes go"):
+        trial.stream()
+
+
+def test_a_ranking_of_a_later_time_than_events_can_have_is_a_dead_letter(trial):
+    trial.rankings(_ranking(1061, 1, {"5": 0.5}), _ranking(0, 1, {"5": 0.5}))
+    trial.events((SHOWN, 10, 1, 0, 5, 1), END)
+    (*_, counts) = trial.stream(clock=lambda: NOON_MS / 1000 + 1000).windows(idle_s=0)
+    assert (counts["dead_letters"], counts["outcomes"]) == (1, 1)
+    assert "1000 ms later than allowed" in trial.lines("dead_letters")[0]["reason"]
+
+
+def test_a_name_that_is_used_again_and_a_file_that_is_read_twice_lose_and_double_nothing(trial):
+    trial.rankings(_ranking(0, 1, {"5": 0.5}), _failure(1, 2))
+    trial.events((SHOWN, 10, 1, 0, 5, 1), (EventKind.LIKE, 100, 9, 0, 9, 1))
+    trial.run()
+    trial.served.write_text(
+        _failure(70, 2) + _ranking(71, 1, {"5": 0.25}) + _ranking(0, 1, {"5": 0.5}) + _failure(1, 2)
+    )
+    trial.events((SHOWN, 80, 1, 0, 5, 1), END)
+    counts = trial.run()
+    assert (counts["outcomes"], counts["failed"]) == (2, 2)
+    assert trial.outcomes() == [(10, 1, 5, 7, 0.5, 0), (80, 1, 5, 7, 0.25, 0)]
 
 
 class Killed(BaseException):

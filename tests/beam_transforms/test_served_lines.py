@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from beam_transforms.schema import PADDING_ID
-from beam_transforms.served_files import ServedFiles
 from beam_transforms.served_lines import SERVED_COLUMNS, parse_served_lines
 from tests.beam_transforms.event_logs import NOON_MS
 
@@ -35,7 +34,8 @@ def test_a_row_is_a_room_of_a_ranking_or_a_request_that_failed():
         (NOON_MS + 1, 18, PADDING_ID, 1, 0, 0, 0.0, 3),
     ]
     assert parsed.lines.tolist() == [0, 0, 3]
-    assert (parsed.rankings, parsed.empty, parsed.newest_ms, parsed.dead_letters) == (2, 1, NOON_MS + 1, ())
+    assert parsed.times_ms.tolist() == [NOON_MS, NOON_MS + 1, NOON_MS]
+    assert (parsed.rankings, parsed.empty, parsed.dead_letters) == (2, 1, ())
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,7 @@ def test_a_row_is_a_room_of_a_ranking_or_a_request_that_failed():
         ({**RANKING, "ctr": {"²": 0.5}}, "ctr should be of rooms"),
         ({**RANKING, "ctr": {"9" * 19: 0.5}}, "ctr should be of rooms"),
         ({**RANKING, "ctr": {"0" * 21 + "3": 0.5}}, "ctr should be of rooms"),
+        ({**RANKING, "ctr": {"3": 0.5, "03": 0.5}}, "ctr should be of rooms"),
         ({**RANKING, "ctr": {"3": 1.01}}, "ctr of room 3 should be a probability, got 1.01"),
         ({**RANKING, "ctr": {"3": float("nan")}}, "ctr of room 3 should be a probability"),
         ({**RANKING, "ctr": {"3": True}}, "ctr of room 3 should be a probability"),
@@ -78,24 +79,3 @@ def test_any_other_line_is_a_dead_letter(line, reason):
     assert (letter.file, letter.line) == ("served", 2) and len(letter.text) <= 1000
     assert reason in letter.reason
     np.testing.assert_array_equal(parsed.lines, [0, 0, 2, 2])
-
-
-def test_a_line_longer_than_a_block_does_not_stop_the_reading(tmp_path):
-    good = json.dumps(RANKING).encode() + b"\n"
-    (tmp_path / "a.jsonl").write_bytes(good + b"x" * (9 << 20) + b"\n" + good + good[:-1])
-    files = ServedFiles(tmp_path, {}, [])
-    parsed = [block.parsed for block in files.read(NOON_MS + 1)]
-    assert sum(block.rankings for block in parsed) == 2
-    letters = [letter for block in parsed for letter in block.dead_letters]
-    assert {letter.line for letter in letters} == {2} and "bytes; at most" in letters[0].reason
-    assert files.places == {"a.jsonl": ((tmp_path / "a.jsonl").stat().st_size - len(good) + 1, 4)}
-
-
-def test_a_file_is_read_until_the_time_that_is_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("beam_transforms.served_files._BLOCK_BYTES", 150)
-    lines = [json.dumps({**RANKING, "timestamp_ms": NOON_MS + second}).encode() + b"\n" for second in range(5)]
-    assert 75 < len(lines[0]) < 150
-    (tmp_path / "a.jsonl").write_bytes(b"".join(lines))
-    files = ServedFiles(tmp_path / "a.jsonl", {}, [])
-    for until, rankings in ((NOON_MS + 1, 2), (NOON_MS + 1, 0), (NOON_MS + 3, 2), (NOON_MS + 99, 1), (NOON_MS + 99, 0)):
-        assert sum(block.parsed.rankings for block in files.read(until)) == rankings

@@ -1,7 +1,9 @@
 """`foresight canary outcomes`: a simulated log and the rankings that led to it -> a decision."""
 
 import json
+import time
 
+import filelock
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -164,3 +166,36 @@ def test_what_is_no_source_ends_with_a_clear_error(tmp_path, source, message):
     arguments = ["--served", tmp_path, "--source", source.format(tmp_path), "--out", tmp_path / "out"]
     done = CliRunner().invoke(canary, ["outcomes", *map(str, arguments)])
     assert done.exit_code == 1 and message in done.output
+
+
+def test_a_second_command_on_the_same_folder_is_refused(tmp_path):
+    (tmp_path / "live").mkdir()
+    (tmp_path / "served").mkdir()
+    (tmp_path / "out").mkdir()
+    arguments = [f"--{name}={tmp_path / folder}" for name, folder in (("served", "served"), ("source", "live"))]
+    arguments += [f"--out={tmp_path / 'out'}", "--idle-s=0"]
+    with filelock.FileLock(tmp_path / "out" / ".lock"):
+        done = CliRunner().invoke(canary, ["outcomes", *arguments])
+    assert done.exit_code == 1 and "Error: another process writes outcomes to" in done.output
+    assert CliRunner().invoke(canary, ["outcomes", *arguments]).exit_code == 0
+
+
+def test_the_clock_of_a_replay_tells_which_rankings_are_from_the_future(tmp_path):
+    """Ten times as fast as life, from an hour of long ago."""
+    (tmp_path / "live").mkdir()
+    (tmp_path / "served").mkdir()
+    first_ms = 1_750_000_000_000
+    pace = {"first_ms": first_ms, "speed": 10, "started_ms": time.time() * 1000 - 1000}
+    (tmp_path / "live" / "replay.json").write_text(json.dumps(pace))
+    event = {"kind": "LIKE", "timestamp_ms": first_ms, "user_id": 1, "author_id": 1, "live_id": 1, "value": 1.0}
+    (tmp_path / "live" / "0.jsonl").write_text(json.dumps(event) + "\n")
+    (tmp_path / "live" / "END").touch()
+    with ServedLog(tmp_path / "served" / "1.jsonl") as served:  # by the clock on the wall
+        served.failed(SALT, 1, "UNAVAILABLE")
+    arguments = [f"--{name}={tmp_path / name}" for name in ("served", "live", "out")]
+    arguments[1] = arguments[1].replace("--live", "--source")
+    done = CliRunner().invoke(canary, ["outcomes", *arguments, "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output.splitlines()[-1])["dead_letters"] == 1, done.output
+    (letter,) = map(json.loads, next((tmp_path / "out" / "dead_letters").glob("*.jsonl")).read_text().splitlines())
+    assert "from the future" in letter["reason"]

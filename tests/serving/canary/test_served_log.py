@@ -3,6 +3,7 @@ import logging
 import os
 import threading
 
+import numpy as np
 import pytest
 
 import serving.canary.served_log
@@ -138,10 +139,31 @@ def test_a_line_that_can_not_be_written_is_counted_and_costs_no_answer(tmp_path,
     assert json.loads(last)["user_id"] == 2, "what was cut doesn't take the next line with it"
 
 
-def test_a_model_that_predicts_no_clicks_is_no_canary(tmp_path):
-    ranking = Ranking(1, 7, (RankedRoom(5, {"gtr": 0.5}, 0.5),), "stable")
-    with (
-        ServedLog(tmp_path / "served.jsonl") as log,
-        pytest.raises(ValueError, match=r"version 7 gives the scores \['gtr'\], without 'ctr'"),
-    ):
+@pytest.mark.parametrize(
+    ("scores", "reason"),
+    [
+        ({"gtr": 0.5}, "version 7 gives the scores ['gtr'], without 'ctr': a canary is judged by clicks"),
+        ({"ctr": float("nan")}, "version 7 gives room 5 the score ctr = nan; it should be a probability"),
+        ({"ctr": 1.5}, "version 7 gives room 5 the score ctr = 1.5; it should be a probability"),
+        ({"ctr": -0.25}, "version 7 gives room 5 the score ctr = -0.25; it should be a probability"),
+    ],
+)
+def test_scores_that_are_no_click_rate_cost_a_line_and_no_answer(tmp_path, monkeypatch, caplog, scores, reason):
+    path = tmp_path / "served.jsonl"
+    with ServedLog(path) as log, caplog.at_level(logging.ERROR):
+        client = CanaryClient(FakeRankingClient(), CanarySplit(0.0, "trial"), served_log=log)
+        with monkeypatch.context() as patch:
+            patch.setitem(globals(), "ROOMS", (ROOMS[0], RankedRoom(5, scores, 0.5)))
+            assert client.rank(1).version == 7
+        assert log.lost == 1
+        client.rank(2)
+    assert [line["user_id"] for line in _lines(path)] == [2]
+    (record,) = caplog.records
+    assert record.message.startswith(f"{path}: 1 lines of served rankings are lost so far: {reason}")
+
+
+def test_scores_of_numpy_are_numbers_too(tmp_path):
+    ranking = Ranking(1, 7, (RankedRoom(np.int64(5), {"ctr": np.float32(0.5)}, 0.5),), "stable")
+    with ServedLog(tmp_path / "served.jsonl") as log:
         log.ranked("trial", ranking, fell_back=False)
+    assert _lines(tmp_path / "served.jsonl")[0]["ctr"] == {"5": 0.5}
