@@ -392,7 +392,8 @@ def test_a_promotion_that_is_tried_again_computes_nothing_twice(server, store, r
     _next_window(store)
     assert room_side.promote(2).rooms == 2
     _check(store, 2)
-    assert [call for call in server.calls if isinstance(call, tuple) and call[0] == 2] == [(2, 4), (2, 2), (2, 2)]
+    calls = [call for call in server.calls if isinstance(call, tuple) and call[0] == 2]
+    assert sorted(calls) == [(2, 2), (2, 2), (2, 4)] and calls[-1] == (2, 2)  # blocks of one promotion go side by side
     assert room_side.promote(2).rooms == 6  # what is promoted anew is computed anew
 
 
