@@ -26,8 +26,8 @@ from beam_transforms.sources.open_source import open_source
 from beam_transforms.sources.simulator import PRESETS, SimulatorConfig, simulate
 from benchmarks.harness import figure, goal, report
 from tfx_pipeline.near_real_time.config import StreamConfig, StreamTrainingConfig
+from tfx_pipeline.near_real_time.label_policy import label_policy
 from tfx_pipeline.near_real_time.progressive_validation import Figures, ScoredWindow, figures, joined
-from tfx_pipeline.near_real_time.source import label_policy
 from tfx_pipeline.near_real_time.trainer import StreamTrainer
 from tfx_pipeline.ranker_settings import ranker_config
 from tfx_pipeline.taste_change.examples import log_tables, streamed_examples

@@ -13,14 +13,15 @@ from beam_transforms.local_stream import LocalStream
 from beam_transforms.schema import LIVE_SCHEMA, RankingSchema, schema_from_json
 from beam_transforms.sources.open_live_source import open_live_source
 from beam_transforms.spans import SpanPlan
+from keras_models.ranker_config import RankerConfig
 from serving.version_manifest import VersionManifest
 from tfx_pipeline.file_names import EXTRA_FOLDER, WEIGHTS_FILE
 from tfx_pipeline.near_real_time.config import StreamConfig
+from tfx_pipeline.near_real_time.label_policy import label_policy
 from tfx_pipeline.near_real_time.learner import HEAD, StreamLearner
 from tfx_pipeline.near_real_time.loop import NearRealTimeLoop
 from tfx_pipeline.near_real_time.publisher import StreamPublisher, loadable_versions
 from tfx_pipeline.near_real_time.server import StreamServer
-from tfx_pipeline.near_real_time.source import label_policy, require_schema
 from tfx_pipeline.near_real_time.stop_request import StopRequest
 from tfx_pipeline.near_real_time.trainer import StreamTrainer
 from tfx_pipeline.ranker_settings import ranker_config
@@ -149,6 +150,20 @@ def _learner(
     if learner.end_ms is not None:
         start = f"the window that ended at {learner.end_ms}, {learner.windows['trained']} windows learned"
     return learner, start
+
+
+def require_schema(config: RankerConfig, schema: RankingSchema, where: str) -> None:
+    """Raises a ValueError that says what differs unless a ranker takes and gives what the schema says."""
+    features = {feature.name: (feature.dtype, feature.shape) for feature in schema.inputs}
+    differing = [
+        f"its input {name!r} is {dtype} {shape}, in the schema {features.get(name, 'missing')}"
+        for name, (dtype, shape) in config.input_shapes.items()
+        if features.get(name) != (dtype, shape)
+    ]
+    if config.tasks != schema.task_names:
+        differing.append(f"its tasks are {config.tasks}, in the schema {schema.task_names}")
+    if differing:
+        raise ValueError(f"{where} doesn't fit schema {schema.name!r}: {'; '.join(differing)}")
 
 
 def _schema(paths: StreamPaths) -> RankingSchema:

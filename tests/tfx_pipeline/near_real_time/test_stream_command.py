@@ -16,7 +16,8 @@ from beam_transforms.schema import CHAT_SCHEMA, LIVE_SCHEMA
 from tfx_pipeline.cli import COMMANDS
 from tfx_pipeline.near_real_time.command import describe, stream
 from tfx_pipeline.near_real_time.config import StreamConfig, load_stream_config
-from tfx_pipeline.near_real_time.source import label_policy, require_schema
+from tfx_pipeline.near_real_time.label_policy import label_policy
+from tfx_pipeline.near_real_time.run import require_schema
 from tfx_pipeline.near_real_time.stop_request import StopRequest
 from tfx_pipeline.ranker_settings import ranker_config
 

@@ -1,4 +1,4 @@
-"""What `foresight stream` is told in words, as the objects that the loop is made of."""
+"""When the loop's labels are known: the policy that a configuration names, with defaults by task."""
 
 from typing import Any
 
@@ -7,9 +7,8 @@ from beam_transforms.fast_slow import FastSlow
 from beam_transforms.first_only import FirstOnly
 from beam_transforms.impressions import IMPRESSION_COLUMNS
 from beam_transforms.labels import FastWindow, LabelPolicy
-from beam_transforms.schema import EVENT_COLUMNS, EventKind, RankingSchema, Task
+from beam_transforms.schema import EVENT_COLUMNS, EventKind, Task
 from beam_transforms.sliver import Sliver
-from keras_models.ranker_config import RankerConfig
 from tfx_pipeline.near_real_time.config import StreamConfig
 
 _POLICIES = {"first_only": FirstOnly, "sliver": Sliver, "fast_window": FastWindow, "fast_slow": FastSlow}
@@ -52,17 +51,3 @@ def _soon_s(tasks: tuple[Task, ...]) -> dict[str, float]:
         elif task.kind == EventKind.ENTER or (task.watch_s is not None and task.watch_s <= _SOON_S / 2):
             windows_s[task.name] = _SOON_S
     return windows_s
-
-
-def require_schema(config: RankerConfig, schema: RankingSchema, where: str) -> None:
-    """Raises a ValueError that says what differs unless a ranker takes and gives what the schema says."""
-    features = {feature.name: (feature.dtype, feature.shape) for feature in schema.inputs}
-    differing = [
-        f"its input {name!r} is {dtype} {shape}, in the schema {features.get(name, 'missing')}"
-        for name, (dtype, shape) in config.input_shapes.items()
-        if features.get(name) != (dtype, shape)
-    ]
-    if config.tasks != schema.task_names:
-        differing.append(f"its tasks are {config.tasks}, in the schema {schema.task_names}")
-    if differing:
-        raise ValueError(f"{where} doesn't fit schema {schema.name!r}: {'; '.join(differing)}")
