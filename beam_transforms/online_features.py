@@ -78,7 +78,8 @@ class _WriteWindows(beam.DoFn):
     ) -> None:
         end_ms = timestamp.micros // 1000 // WINDOW_MS * WINDOW_MS  # stages step a little after a window's end
         arrived.add((end_ms, *row[1]))
-        if not next_ms.read() or end_ms < next_ms.read():
+        due_ms = next_ms.read()
+        if not due_ms or end_ms < due_ms:
             self._set(window, next_ms, end_ms)
 
     @on_timer(WINDOW)
@@ -90,12 +91,13 @@ class _WriteWindows(beam.DoFn):
         window=beam.DoFn.TimerParam(WINDOW),
         timestamp=beam.DoFn.TimestampParam,
     ) -> Iterator[int]:
-        if next_ms.read() is None or timestamp.micros // 1000 != next_ms.read() + _AFTER_STAGES_MS:
+        end_ms = next_ms.read()
+        if end_ms is None or timestamp.micros // 1000 != end_ms + _AFTER_STAGES_MS:
             # A runner fired the timer twice, or one that was set anew since, and may have dropped the one that is due.
-            if next_ms.read() is not None:
-                self._set(window, next_ms, next_ms.read())
+            if end_ms is not None:
+                self._set(window, next_ms, end_ms)
             return
-        end_ms, rows = next_ms.read(), list(arrived.read())
+        rows = list(arrived.read())
         arrived.clear()
         next_ms.clear()
         live = _write(

@@ -124,7 +124,8 @@ class _Windows(beam.DoFn):
             batch = to_batch(rows) if len(late["timestamp_ms"]) else batch
         end_ms = (time_ms - self._delay_ms) // WINDOW_MS * WINDOW_MS + WINDOW_MS
         arrived.add((end_ms, name, batch))
-        if not next_ms.read() or end_ms < next_ms.read():
+        due_ms = next_ms.read()
+        if not due_ms or end_ms < due_ms:
             self._set(window, next_ms, end_ms)
 
     @on_timer(WINDOW)

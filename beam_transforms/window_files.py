@@ -61,10 +61,11 @@ class _Windows(beam.DoFn):
     ) -> None:
         # The first window's end that isn't before it: stages step a little after a window's end.
         end_ms = -((_AFTER_STAGES_MS - timestamp.micros // 1000) // WINDOW_MS) * WINDOW_MS
-        if written_ms.read() is not None:
-            end_ms = max(end_ms, written_ms.read() + WINDOW_MS)
+        last_ms, due_ms = written_ms.read(), next_ms.read()
+        if last_ms is not None:
+            end_ms = max(end_ms, last_ms + WINDOW_MS)
         arrived.add((end_ms, value[1]))
-        if next_ms.read() is None or end_ms < next_ms.read():
+        if due_ms is None or end_ms < due_ms:
             self._set(window, next_ms, end_ms)
 
     @on_timer(WINDOW)
@@ -78,12 +79,13 @@ class _Windows(beam.DoFn):
         window=beam.DoFn.TimerParam(WINDOW),
         timestamp=beam.DoFn.TimestampParam,
     ) -> Iterator[tuple[str, int]]:
-        if next_ms.read() is None or timestamp.micros // 1000 != next_ms.read() + _AFTER_STAGES_MS:
+        end_ms = next_ms.read()
+        if end_ms is None or timestamp.micros // 1000 != end_ms + _AFTER_STAGES_MS:
             # A runner fired the timer twice, or one that was set anew since, and may have dropped the one that is due.
-            if next_ms.read() is not None:
-                self._set(window, next_ms, next_ms.read())
+            if end_ms is not None:
+                self._set(window, next_ms, end_ms)
             return
-        end_ms, values = next_ms.read(), list(arrived.read())
+        values = list(arrived.read())
         arrived.clear()
         next_ms.clear()
         yield from self._write(shard, end_ms, [value for time_ms, value in values if time_ms == end_ms])
