@@ -16,7 +16,7 @@ from beam_transforms.replay_command import replay
     type=click.Choice(["tiny", "demo", "large"]),
     default="demo",
     show_default=True,
-    help="tiny: 10,000 events for tests; demo: a day, 1.5 million; large: three days, 20 million.",
+    help="tiny: 10,000 events for tests; demo: a day, 1.6 million; large: three days, 23 million.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same files.")
 @click.option(

@@ -170,7 +170,7 @@ class Codebook:
             about = json.loads((path / _ABOUT).read_text())
             codebook = cls(codes, int(about["trained_on"]), float(about["mse"]), np.array(about["assignment_counts"]))
             version = about["version"]
-        except (ValueError, KeyError, TypeError, EOFError) as error:
+        except (ValueError, KeyError, TypeError, EOFError, OverflowError, RecursionError) as error:
             raise ValueError(f"the codebook at {path} is damaged: {error}; save or copy it again") from error
         if codebook.version != version:
             raise ValueError(

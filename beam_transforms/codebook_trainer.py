@@ -12,6 +12,7 @@ from beam_transforms.columnar import hash_rows
 
 _LOGGER = logging.getLogger(__name__)
 _ASSIGNED_AT_ONCE = 65_536
+_MOST_LENGTH = 1e15  # faiss squares in float32 and ends the process where that gives infinity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +47,15 @@ class CodebookTrainer:
             raise ValueError(f"most_vectors must be at least codes = {self.codes}, got {self.most_vectors}")
 
     def train(self, batches: Iterable[np.ndarray]) -> Codebook:
-        """Trains on batches of vectors, each of shape (rows, W). Vectors with NaN or infinity are left out and logged.
+        """Trains on batches of vectors, each of shape (rows, W).
+
+        Vectors that aren't `trainable` are left out, and how many they are is logged.
 
         Returns:
             The codebook; its MSE, codes used and perplexity are those of the vectors that it was trained on.
 
         Raises:
-            ValueError: If the batches are of different widths, or hold fewer vectors than `codes`.
+            ValueError: If the batches are of different widths or of none, or hold fewer such vectors than `codes`.
         """
         vectors = self._read(batches)
         if len(vectors) < self.codes:
@@ -83,25 +86,30 @@ class CodebookTrainer:
         held = skipped = 0
         for batch in batches:
             vectors = np.asarray(batch, dtype=np.float32)
-            if vectors.ndim != 2 or (kept and vectors.shape[1] != kept[0].shape[1]):
-                wanted = kept[0].shape[1] if kept else "W"
+            if vectors.ndim != 2 or not vectors.shape[1] or (kept and vectors.shape[1] != kept[0].shape[1]):
+                wanted = kept[0].shape[1] if kept else "W >= 1"
                 raise ValueError(f"expected batches of vectors of shape (rows, {wanted}), got {vectors.shape}")
-            finite = np.isfinite(vectors).all(axis=1)
-            skipped += len(vectors) - int(finite.sum())
-            kept.append(vectors[finite])
+            good = trainable(vectors)
+            skipped += len(vectors) - int(good.sum())
+            kept.append(vectors[good])
             hashes.append(_hashes(kept[-1], self.seed))
             held += len(kept[-1])
             if self.most_vectors is not None and held > 2 * self.most_vectors:
                 kept, hashes = self._smallest(kept, hashes)
                 held = len(kept[0])
         if skipped:
-            _LOGGER.warning("left out %d vectors with NaN or infinity", skipped)
+            _LOGGER.warning("left out %d vectors with NaN, infinity or a length beyond %g", skipped, _MOST_LENGTH)
         return self._smallest(kept, hashes)[0][0] if kept else np.zeros((0, 1), dtype=np.float32)
 
     def _smallest(self, kept: list[np.ndarray], hashes: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         hashed = np.concatenate(hashes)
         order = np.argsort(hashed, kind="stable")[: self.most_vectors]
         return [np.concatenate(kept)[order]], [hashed[order]]
+
+
+def trainable(vectors: np.ndarray) -> np.ndarray:
+    """Which vectors K-Means can be trained on, bool (rows,): those of finite numbers and a length of at most 1e15."""
+    return np.einsum("rw,rw->r", vectors, vectors, dtype=np.float64) <= _MOST_LENGTH**2  # NaN is not
 
 
 def _hashes(vectors: np.ndarray, seed: int) -> np.ndarray:

@@ -29,7 +29,8 @@ def event_batch(
 
     Args:
         kind: Numbers of `EventKind`. This and every column below has the shape (events,), or is one number for all.
-        timestamp_ms: Event time, milliseconds since the epoch, UTC; shape (events,), it says how many events there are.
+        timestamp_ms: Event time >= 0, milliseconds since the epoch, UTC; shape (events,), it says how many events there
+            are.
         user_id: Ids >= 0, and `PADDING_ID` exactly where the kind is `ROOM_START` or `ROOM_END`.
         author_id: Ids >= 0.
         live_id: Ids >= 0.
@@ -37,7 +38,7 @@ def event_batch(
 
     Raises:
         ValueError: If a column has another shape, isn't made of integers (of numbers for `value`), or holds an unknown
-            kind, an id that isn't allowed or a value that isn't finite.
+            kind, an id or a time that isn't allowed or a value that isn't finite.
     """
     given = dict(zip(EVENT_COLUMNS, (kind, timestamp_ms, user_id, author_id, live_id, value), strict=True))
     shape = np.shape(timestamp_ms)
@@ -61,7 +62,7 @@ def check_events(columns: dict[str, np.ndarray]) -> None:
     """Checks what columns of events hold.
 
     Raises:
-        ValueError: If there is an unknown kind, an id that isn't allowed or a value that isn't finite.
+        ValueError: If there is an unknown kind, an id or a time that isn't allowed or a value that isn't finite.
     """
     unknown = ~np.isin(columns["kind"], _KINDS)
     if unknown.any():
@@ -73,7 +74,7 @@ def check_events(columns: dict[str, np.ndarray]) -> None:
             f"user_id must be >= 0, and {PADDING_ID} for ROOM_START and ROOM_END; "
             f"got {int(columns['user_id'][wrong][0])} for {EventKind(int(columns['kind'][wrong][0])).name}"
         )
-    for name in ("author_id", "live_id"):
+    for name in ("author_id", "live_id", "timestamp_ms"):
         if columns[name].size and columns[name].min() < 0:
             raise ValueError(f"{name} must be >= 0, got {int(columns[name].min())}")
     if not np.isfinite(columns["value"]).all():

@@ -25,12 +25,12 @@ class JoinExamples(beam.PTransform):
     Input is a dict of PCollections of batches: `events`, `impressions` and, as far as the schema has them,
     `semantic_ids` and `products`.
 
-    Bounded input: every label that the policy knows by the newest row, whatever the order of the events. Impressions
-    whose labels aren't known then are left out, and counted as `immature`. Within a shard, examples are ordered by
-    time, user and room.
+    Every label that the policy knows by the newest row counts, whatever the order of the events. Impressions whose
+    labels aren't known then are left out, and counted as `immature`. Within a shard, examples are ordered by time, user
+    and room.
 
-    Unbounded input: examples come out in the window in which their labels are final, that is when the watermark is the
-    allowed lateness past them. What comes later than that is counted as `late`, and kept under the tag `late`.
+    Bounded input only: over a stream, `FeatureStages` gives the same examples as their labels become final, and
+    `streaming.build_stream` is the whole pipeline around it.
 
     Args:
         schema: What an example is.

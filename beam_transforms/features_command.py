@@ -7,12 +7,13 @@ from typing import Any
 import click
 
 _WINDOWS = 8
+_ID = click.IntRange(0, 2**63 - 1)
 
 
 @click.command()
 @click.option("--store", "location", required=True, help="Folder of the online store, or redis://host:port/db.")
-@click.option("--live-id", type=int, help="Room to look at.")
-@click.option("--user-id", type=int, help="User to look at; with --live-id also what is known of the two together.")
+@click.option("--live-id", type=_ID, help="Room to look at.")
+@click.option("--user-id", type=_ID, help="User to look at; with --live-id also what is known of the two together.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def features(location: str, live_id: int | None, user_id: int | None, as_json: bool) -> None:
     """Shows what the online store holds of a room, a user, or both."""

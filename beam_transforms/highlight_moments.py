@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 
 from beam_transforms.columnar import Columns, distinct_rows, take, to_batch, to_columns
-from beam_transforms.schema import WINDOW_MS, EventKind
+from beam_transforms.schema import ROOM_MEMORY_MS, WINDOW_MS, EventKind
 from beam_transforms.sharding import ShardBy
 
 UNKNOWN = -1
@@ -32,7 +32,9 @@ def highlight_moments(
     An exit without an entry says nothing. Who never leaves stays until the room's last event's window has ended. The
     viewers of a window are those present at its start, and those who enter, like or comment in it.
 
-    Rows are the windows from the room's first to its last event, less those without any viewer. Then
+    Rows are the windows from the room's first to its last event, less those without any viewer. A room that was silent
+    for `ROOM_MEMORY_MS`, from the events of one window to those of the next, starts afresh: what came before and what
+    came after are worked out as two rooms, each with its own first and last window. Then
 
     - a window that has no viewer at its start has no retention: NaN, which takes no part in the room's minimum and
       maximum, and is 0 once normalised;
@@ -48,8 +50,8 @@ def highlight_moments(
         `live_id`, `window_end_ms` (int64, rows in this order), `retention`, `density`, `score` (float64), `highlight`
         (int64, 0 or 1) and `next_highlight` (int64): that of the room's next row, `UNKNOWN` for the last one.
     """
-    rooms, room = np.unique(events["live_id"], return_inverse=True)
     window = events["timestamp_ms"] // period_ms
+    rooms, room = _rooms(events, window)
     first = np.full(len(rooms), np.iinfo(np.int64).max)
     newest = np.full(len(rooms), np.iinfo(np.int64).min)
     np.minimum.at(first, room, window)
@@ -134,6 +136,19 @@ class HighlightMoments(beam.PTransform):
         if self._deduplicate:
             events = take(events, distinct_rows({**events, "value": events["value"].view(np.int32)}))
         return to_batch(highlight_moments(events, *self._options))
+
+
+def _rooms(events: Columns, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rooms, one for each stretch between silences, ordered by id and time: their ids, and the room of each event."""
+    order = np.lexsort([events["timestamp_ms"], events["live_id"]])
+    ids, step, window = events["live_id"][order], events["timestamp_ms"][order] // WINDOW_MS, window[order]
+    fresh = np.ones(len(order), dtype=bool)
+    # As `statistics` tells a silence: between windows, in steps of 30 seconds.
+    silent = (np.diff(step) > ROOM_MEMORY_MS // WINDOW_MS) & (np.diff(window) > 0)
+    fresh[1:] = silent | (ids[1:] != ids[:-1])
+    room = np.empty(len(order), dtype=np.int64)
+    room[order] = np.cumsum(fresh) - 1
+    return ids[fresh], room
 
 
 def _stays(events: Columns, room: np.ndarray, row: np.ndarray, base: np.ndarray) -> Columns:

@@ -58,7 +58,13 @@ class LmdbStore(OnlineStore):
             raise ValueError(f"{path}: no online store here; `foresight examples --store ...` writes one")
         if readonly and not file.stat().st_size:
             raise ValueError(f"{path}: the online store is empty; its writing was not finished: write it again")
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise NotADirectoryError(
+                f"{path}: no online store can be here, as {error.filename} isn't a folder; give a folder or "
+                "redis://host:port/db"
+            ) from error
         self._known: tuple[bytes, StoreHead] | None = None
         self._known_served: tuple[bytes | None, Served] = (None, Served())
         # A reader that may write, too, shares the environment with a writer in the same process.
@@ -122,6 +128,8 @@ class LmdbStore(OnlineStore):
     def _write_foresight(
         self, version: int, live_ids: np.ndarray, records: list[bytes], generation: str | None
     ) -> None:
+        if not 0 <= version < 2**63:
+            raise ValueError(f"{self.location}: a version must be from 0 to 2^63 - 1, got {version}")
         keys = vector_keys(version, live_ids)
         with self._errors(writing=True), self._file.use() as environment, environment.begin(write=True) as transaction:
             if generation not in (None, self._checked_head(transaction).generation):

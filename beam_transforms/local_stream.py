@@ -13,7 +13,7 @@ from apache_beam.io.unbounded_source import UnboundedReader
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP
 
 from beam_transforms.codebook import Codebook
-from beam_transforms.columnar import Columns, take, to_batch, to_columns
+from beam_transforms.columnar import Columns, concatenate, take, to_batch, to_columns
 from beam_transforms.event_lines import ParsedLines
 from beam_transforms.events import RecordBatchCoder
 from beam_transforms.impressions import IMPRESSION_COLUMNS
@@ -32,6 +32,9 @@ from beam_transforms.streamed_examples import EXAMPLE_ORDER, write_examples
 from beam_transforms.streamed_lines import LATE, dead_letter_line, late_lines, write_lines
 from beam_transforms.window_files import file_name, remove_temporaries
 
+_MOST_LETTERS = 16 * 2**20  # bytes of dead letters that wait for a window's end
+_LONGEST_WAIT_S = 60.0  # of a dead letter for a window's end
+
 CHECKPOINT = "stream.checkpoint"
 """The checkpoint's file, beside the examples."""
 
@@ -48,8 +51,8 @@ class ClosedWindow:
             order of `EXAMPLE_ORDER`.
         files: Path and number of examples of each file that holds them.
         live_rooms: Rooms that are live; None without a store.
-        counts: Rows since the stream began, by name: `events`, `segments`, `products`, `examples`, `dead_letters`, and
-            `late_events` and so on for what came too late.
+        counts: Rows since the stream began, by name: `events`, `impressions`, `semantic_ids`, `products`, `examples`,
+            `dead_letters`, and `late_events` and so on for what came too late.
         emitted_ms: int64 (B,), the event time at which each example's labels were known.
         closed_s: When it was seen that the window had closed, seconds since 1970; None of one that is given once more.
         caught_up: Whether there was nothing more to read at some time since the window before: who then is behind the
@@ -72,7 +75,8 @@ class LocalStream:
     Each time the source's watermark passes a window's end, the stages take a step; a block of rows that closes several
     windows is one step. What came out, the source's mark and the stages' state then go into a checkpoint, by one
     rename, and what came out is written from there. So files and store are the same whether the process was killed on
-    the way or not.
+    the way or not. While no window is closed, because no line can be used, dead letters are written after a minute, or
+    as soon as they are many: into files of their own, named by the last window and a number.
 
     When a source ends, as those of replays do, the last step takes what a batch run takes over the same lines: the
     labels that are known by the newest row. A stream that has ended doesn't go on.
@@ -118,7 +122,8 @@ class LocalStream:
     def windows(self) -> Iterator[ClosedWindow]:
         """Reads on from the checkpoint and gives each window as it is closed and written, until the source has ended.
 
-        The first one after a restart is the last one of before, once more.
+        The first one after a restart is the last one of before, once more; but where dead letters were written since,
+        for which whoever takes the windows had asked for the next one.
 
         Raises:
             ValueError: If the checkpoint can't be read, or is of a stream with another source or other settings.
@@ -133,12 +138,14 @@ class LocalStream:
             last = StreamCheckpoint.load(path, self._settings)
             if last is not None:
                 window = self._write(last, store)
+                files = [] if window is None else window.files
                 # A killed process left nothing half-written elsewhere: what it was about to write is written now.
                 for folder in {path.parent, path.parent / LATE, path.parent / DEAD_LETTERS}:
                     remove_temporaries(folder)
-                for folder in {Path(file).parent for file, _ in window.files}:
+                for folder in {Path(file).parent for file, _ in files}:
                     remove_temporaries(folder)
-                yield window
+                if window is not None:
+                    yield window
                 if last.ended:
                     return
             mark = coder.decode(last.mark) if last is not None else None
@@ -151,9 +158,18 @@ class LocalStream:
                 checkpoint = dataclasses.replace(step, mark=coder.encode(mark))
                 checkpoint.save(path)
                 mark.finalize_checkpoint()
-                yield dataclasses.replace(
-                    self._write(checkpoint, store), closed_s=steps.closed_s, caught_up=steps.caught_up
-                )
+                closed = self._write(checkpoint, store)
+                if closed is not None:
+                    yield dataclasses.replace(closed, closed_s=steps.closed_s, caught_up=steps.caught_up)
+
+    def ended_ms(self) -> int | None:
+        """The last window's end if the stream has ended before, so that `windows` reads nothing more; else None.
+
+        Raises:
+            ValueError: If the checkpoint can't be read, or is of a stream with another source or other settings.
+        """
+        last = StreamCheckpoint.load(self._folder / CHECKPOINT, self._settings)
+        return last.now_ms if last is not None and last.ended else None
 
     def run(self) -> Mapping[str, int]:
         """Reads until the source has ended; gives `ClosedWindow.counts`."""
@@ -162,13 +178,15 @@ class LocalStream:
             counts = window.counts
         return counts
 
-    def _write(self, checkpoint: StreamCheckpoint, store: OnlineStore | None) -> ClosedWindow:
-        """Writes what a step gave; the same again if it was written before."""
-        outputs = dict(checkpoint.outputs)
+    def _write(self, checkpoint: StreamCheckpoint, store: OnlineStore | None) -> ClosedWindow | None:
+        """Writes what a step gave, the same again if it was written before; None if no window was closed."""
+        outputs, part = dict(checkpoint.outputs), checkpoint.part
         for name in (LATE, DEAD_LETTERS):
             if name in outputs:
-                path = self._folder / name / f"{file_name(checkpoint.now_ms, 0, 1)}.jsonl"
+                path = self._folder / name / f"{file_name(checkpoint.now_ms, part, part + 1)}.jsonl"
                 write_lines(path, [outputs.pop(name)])
+        if part:
+            return None
         examples = to_columns([_CODER.decode(outputs.pop("examples"))])
         files = write_examples(self._folder, self._schema, self._plan, self._shards, self._lateness_ms, examples)
         live_rooms = None
@@ -184,13 +202,16 @@ class _Steps:
 
     def __init__(self, stream: LocalStream, last: StreamCheckpoint | None) -> None:
         self._stream = stream
-        self._states = last.states if last is not None else None
+        self._states = (last.states or None) if last is not None else None
         self._stages = self._new_stages(stream._lateness_ms)
-        self._now_ms = last.now_ms if last is not None else None
+        self._now_ms = (last.now_ms or None) if last is not None else None
         self._newest_ms = last.newest_ms if last is not None else None
         self._counts = collections.Counter(last.counts if last is not None else {})
-        self._arrived: dict[str, list[Columns]] = {}
+        waiting = last.arrived if last is not None else {}
+        self._arrived = {name: [to_columns([_CODER.decode(data)])] for name, data in waiting.items()}
+        self._part = last.part if last is not None else 0
         self._letters: list[bytes] = []
+        self._letter_bytes, self._written_s = 0, time.monotonic()
         self.closed_s: float | None = None
         self.caught_up = False
         self._waited = False  # since the last step
@@ -210,6 +231,9 @@ class _Steps:
                 end_ms = watermark.micros // 1000 // WINDOW_MS * WINDOW_MS
                 if self._now_ms is None or end_ms > self._now_ms:
                     yield self._step(end_ms)
+            waited_s = time.monotonic() - self._written_s
+            if self._letters and (self._letter_bytes > _MOST_LETTERS or waited_s > _LONGEST_WAIT_S):
+                yield self._only_letters()
             if not there:
                 time.sleep(poll_s)
             there = reader.advance()
@@ -229,7 +253,9 @@ class _Steps:
         if parsed.products is not None and stream._schema.product_length:
             self._add("products", to_columns([parsed.products]))
         self._counts[DEAD_LETTERS] += len(letters)
-        self._letters += [dead_letter_line(letter) for letter in letters]
+        lines = [dead_letter_line(letter) for letter in letters]
+        self._letters += lines
+        self._letter_bytes += sum(map(len, lines))
 
     def _add(self, name: str, rows: Columns) -> None:
         self._counts[name] += len(rows["timestamp_ms"])
@@ -243,7 +269,7 @@ class _Steps:
         self.caught_up, self._waited = self._waited, False
         found = self._stages.step(self._arrived, end_ms)
         self._now_ms, self._states = end_ms, self._stages.state
-        self._arrived = {}
+        self._arrived, self._part = {}, 0
         self._counts["examples"] += len(found["examples"]["timestamp_ms"])
         outputs = self._outputs(found)
         return StreamCheckpoint(
@@ -261,14 +287,28 @@ class _Steps:
         self._stages = self._new_stages(end_ms - newest_ms)
         return self._step(end_ms, ended=True)
 
+    def _only_letters(self) -> StreamCheckpoint:
+        """Dead letters without a step: what has arrived goes on waiting for one."""
+        self._part += 1
+        arrived = {name: _CODER.encode(to_batch(concatenate(rows))) for name, rows in self._arrived.items()}
+        letters = {DEAD_LETTERS: self._take_letters()}
+        return StreamCheckpoint(
+            self._stream._settings, b"", self._states or {}, letters, self._now_ms or 0, self._newest_ms, False,
+            dict(self._counts), arrived, self._part,
+        )  # fmt: skip
+
+    def _take_letters(self) -> bytes:
+        letters = b"".join(self._letters)
+        self._letters, self._letter_bytes, self._written_s = [], 0, time.monotonic()
+        return letters
+
     def _outputs(self, found: Tables) -> dict[str, bytes]:
         late = []
         for name in [name for name in found if name.startswith("late_")]:
             rows: pa.RecordBatch = to_batch(found[name])
             self._counts[name] += rows.num_rows
             late.append(late_lines(name, rows, self._stream._codebook))
-        outputs = {LATE: b"".join(late), DEAD_LETTERS: b"".join(self._letters)}
-        self._letters = []
+        outputs = {LATE: b"".join(late), DEAD_LETTERS: self._take_letters()}
         outputs = {name: lines for name, lines in outputs.items() if lines}
         examples = found["examples"]
         order = np.lexsort([examples[key] for key in EXAMPLE_ORDER[::-1]])

@@ -18,6 +18,7 @@ from beam_transforms.schema import WINDOW_MS, RankingSchema
 from beam_transforms.stage import stored_table
 
 _Row = tuple[str, pa.RecordBatch]
+_NOTHING: _Row = ("", pa.RecordBatch.from_arrays([], names=[]))
 _AFTER_STAGES_MS = 10  # later than each stage's step at a window's end
 
 
@@ -26,7 +27,7 @@ class WriteOnlineFeatures(beam.PTransform):
 
     One writer writes: a window's records of all keys, and then the store's head.
 
-    Bounded input: replaces the store's content, as of `as_of_ms`.
+    Bounded input: replaces the store's content, as of `as_of_ms`. Without any record the store then has no room.
 
     Unbounded input: at each window's end the records that changed in it. The head moves on with every window while a
     room is live, and once more when none is any longer. A window that is sent again, after a crash, changes nothing.
@@ -52,11 +53,14 @@ class WriteOnlineFeatures(beam.PTransform):
             for name, batches in stored.items()
         ] | beam.Flatten()
         if all(table.is_bounded for table in stored.values()):
+            nothing = rows.pipeline | "Nothing" >> beam.Create([(0, _NOTHING)]).with_output_types(tuple[int, _Row])
+            rows = (rows, nothing) | "AndNothing" >> beam.Flatten()  # so that no row at all replaces the store, too
             return rows | beam.GroupByKey() | beam.MapTuple(self._replace)
         return rows | beam.ParDo(_WriteWindows(self._location, self._schema))
 
     def _replace(self, _key: int, rows: Iterable[_Row]) -> int:
-        return _write(self._location, self._schema, self._as_of_ms or 0, rows, replace=True)
+        named = (row for row in rows if row[0])
+        return _write(self._location, self._schema, self._as_of_ms or 0, named, replace=True)
 
 
 class _WriteWindows(beam.DoFn):

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,20 @@ from beam_transforms.feature_stages import FeatureStages
 from beam_transforms.impressions import ExposureImpressions
 from beam_transforms.labels import FastWindow, LabelPolicy
 from beam_transforms.online_features import WriteOnlineFeatures
+from beam_transforms.online_store import open_online_store
 from beam_transforms.quantize_segments import QuantizeSegments
 from beam_transforms.read_events import DEAD_LETTERS, ReadEvents
 from beam_transforms.read_products import ReadProducts
 from beam_transforms.read_segments import ReadSegments
+from beam_transforms.replaced_folder import ReplacedFolder
 from beam_transforms.schema import CATEGORIES, PRODUCT_LENGTH, SEMANTIC_ID_LENGTH, WINDOW_MS, RankingSchema
 from beam_transforms.sources.source import Source
 from beam_transforms.spans import SpanPlan
+from beam_transforms.unusable_store_error import UnusableStoreError
+
+_DEAD_LETTERS = "dead_letters.jsonl"
+_FAILED_LETTERS = "dead_letters.failed.jsonl"
+_WRITTEN = ("Span-*", "schema.json", _DEAD_LETTERS, _FAILED_LETTERS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +68,12 @@ def build_examples(
 ) -> ExamplesSummary:
     """Runs the batch pipeline over all of a source.
 
+    The examples are written beside those that an earlier run left, and take their place when all are there. A run that
+    fails leaves the folder's examples as they were. Meanwhile both need room on the disk.
+
     Args:
         source: Where the events come from.
-        folder: Where the examples go, see `WriteExamples`; spans that are there already are removed first.
+        folder: Where the examples go, see `WriteExamples`; all spans that are there already are replaced.
         plan: How time is cut into spans.
         policy: When labels are known; the fast window of five minutes by default.
         impressions: Events -> impressions; one for each EXPOSURE by default.
@@ -75,60 +84,66 @@ def build_examples(
         runner_args: Options of the Beam runner, as on a command line.
 
     Raises:
-        ValueError: If `store` is given without `as_of_ms`, or the source has neither an event nor an impression.
+        ValueError: If `store` is given without `as_of_ms`, isn't a store's location or holds later features, or the
+            source gives no impression; the rows that can't be read then stand in `dead_letters.failed.jsonl`.
+        OSError: If the store can't be reached or written, or another run writes into the folder.
     """
     if (store is None) != (as_of_ms is None):
         raise ValueError(f"store and as_of_ms go together, got store={store} and as_of_ms={as_of_ms}")
+    if store is not None and as_of_ms is not None:
+        as_of_ms = as_of_ms // WINDOW_MS * WINDOW_MS
+        _check_store(store, as_of_ms)
     register_coders()
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in (*folder.glob("Span-*"), *folder.glob("dead_letters.jsonl"), *folder.glob("schema.json")):
-        shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
     schema = content_schema(source, codebook, content_lengths)
-    results = _Results(folder)
-    with beam.Pipeline(options=PipelineOptions(list(runner_args))) as pipeline:
-        read = pipeline | "Read" >> ReadEvents(source)
-        rows = {"events": read.events}
-        dead_letters = [read[DEAD_LETTERS]]
-        if codebook is not None and schema.semantic_id_length:
-            segments = pipeline | "ReadSegments" >> ReadSegments(source)
-            quantized = segments.segments | "Quantize" >> QuantizeSegments(codebook)
-            rows["semantic_ids"] = quantized.semantic_ids
-            dead_letters += [segments[DEAD_LETTERS], quantized[DEAD_LETTERS]]
-        if schema.product_length:
-            products = pipeline | "ReadProducts" >> ReadProducts(source)
-            rows["products"] = products.products
-            dead_letters.append(products[DEAD_LETTERS])
-        _write_dead_letters(dead_letters, folder)
-        shown = read.events | "Impressions" >> (impressions or ExposureImpressions())
-        manifests = (
-            {**rows, "impressions": shown}
-            | "Examples" >> JoinExamples(schema, policy or FastWindow())
-            | "WriteExamples" >> WriteExamples(folder, schema, plan)
+    with ReplacedFolder(Path(folder), _WRITTEN) as target:
+        results = _Results(target.new)
+        with beam.Pipeline(options=PipelineOptions(list(runner_args))) as pipeline:
+            read = pipeline | "Read" >> ReadEvents(source)
+            rows = {"events": read.events}
+            dead_letters = [read[DEAD_LETTERS]]
+            if codebook is not None and schema.semantic_id_length:
+                segments = pipeline | "ReadSegments" >> ReadSegments(source)
+                quantized = segments.segments | "Quantize" >> QuantizeSegments(codebook)
+                rows["semantic_ids"] = quantized.semantic_ids
+                dead_letters += [segments[DEAD_LETTERS], quantized[DEAD_LETTERS]]
+            if schema.product_length:
+                products = pipeline | "ReadProducts" >> ReadProducts(source)
+                rows["products"] = products.products
+                dead_letters.append(products[DEAD_LETTERS])
+            _write_dead_letters(dead_letters, target.new)
+            shown = read.events | "Impressions" >> (impressions or ExposureImpressions())
+            manifests = (
+                {**rows, "impressions": shown}
+                | "Examples" >> JoinExamples(schema, policy or FastWindow())
+                | "WriteExamples" >> WriteExamples(target.new, schema, plan)
+            )
+            results.collect(manifests, "spans")
+            if store is not None and as_of_ms is not None:
+                stages = FeatureStages(schema, FastWindow(), store=True, now_ms=as_of_ms)
+                features = rows | "OnlineFeatures" >> stages
+                live_rooms = features | "OnlineStore" >> WriteOnlineFeatures(str(store), schema, as_of_ms)
+                results.collect(live_rooms, "live_rooms")
+        counters = _counters(pipeline.result)
+        if not counters.get("impressions"):
+            letters = Path(folder) / _FAILED_LETTERS
+            if counters.get(DEAD_LETTERS):
+                (target.new / _DEAD_LETTERS).replace(letters)
+            raise ValueError(
+                f"the source gave {counters.get('events', 0)} events and no impression "
+                f"({counters.get(DEAD_LETTERS, 0)} rows could not be read): nothing to learn from; check the input "
+                "folder" + (f" and {letters}" if counters.get(DEAD_LETTERS) else "")
+            )
+        live_rooms = results.read("live_rooms")
+        summary = ExamplesSummary(
+            events=counters.get("events", 0),
+            dead_letters=counters.get(DEAD_LETTERS, 0),
+            impressions=counters["impressions"],
+            immature=counters.get("immature", 0),
+            spans=sorted(results.read("spans"), key=lambda manifest: manifest["span"]),
+            live_rooms=live_rooms[0] if live_rooms else None,
         )
-        results.collect(manifests, "spans")
-        if store is not None and as_of_ms is not None:
-            as_of_ms = as_of_ms // WINDOW_MS * WINDOW_MS
-            stages = FeatureStages(schema, FastWindow(), store=True, now_ms=as_of_ms)
-            features = rows | "OnlineFeatures" >> stages
-            live_rooms = features | "OnlineStore" >> WriteOnlineFeatures(str(store), schema, as_of_ms)
-            results.collect(live_rooms, "live_rooms")
-    counters = _counters(pipeline.result)
-    if not counters.get("impressions"):
-        raise ValueError(
-            f"the source gave {counters.get('events', 0)} events and no impression "
-            f"({counters.get(DEAD_LETTERS, 0)} rows could not be read): nothing to learn from; check the input folder"
-            + (f" and {folder / 'dead_letters.jsonl'}" if counters.get(DEAD_LETTERS) else "")
-        )
-    live_rooms = results.read("live_rooms")
-    return ExamplesSummary(
-        events=counters.get("events", 0),
-        dead_letters=counters.get(DEAD_LETTERS, 0),
-        impressions=counters["impressions"],
-        immature=counters.get("immature", 0),
-        spans=sorted(results.read("spans"), key=lambda manifest: manifest["span"]),
-        live_rooms=live_rooms[0] if live_rooms else None,
-    )
+        target.replace()
+    return summary
 
 
 def content_schema(source: Source, codebook: Codebook | None, lengths: tuple[int, int]) -> RankingSchema:
@@ -144,10 +159,24 @@ def content_schema(source: Source, codebook: Codebook | None, lengths: tuple[int
     return schema
 
 
+def _check_store(location: Path | str, as_of_ms: int) -> None:
+    """Refuses a store that can't be filled, before anything is read."""
+    with open_online_store(location, readonly=False) as store:
+        try:
+            newest_ms = store.as_of_ms
+        except UnusableStoreError:
+            return  # empty so far
+        if newest_ms > as_of_ms:
+            raise ValueError(
+                f"{store.location} holds features as of {newest_ms}, later than {as_of_ms}, those that should replace "
+                "it; remove the store first if that is meant, or write into another one"
+            )
+
+
 def _write_dead_letters(dead_letters: list[beam.PCollection], folder: Path) -> None:
     lines = dead_letters | "DeadLetters" >> beam.Flatten() | "Json" >> beam.Map(json.dumps, ensure_ascii=False)
     lines | "WriteDeadLetters" >> beam.io.WriteToText(
-        str(folder / "dead_letters.jsonl"), shard_name_template="", skip_if_empty=True
+        str(folder / _DEAD_LETTERS), shard_name_template="", skip_if_empty=True
     )
 
 
@@ -156,7 +185,6 @@ class _Results:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / ".results"
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def collect(self, values: beam.PCollection, name: str) -> None:
         lines = values | f"{name}AsJson" >> beam.Map(json.dumps)

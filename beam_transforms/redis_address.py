@@ -9,6 +9,7 @@ from redis.retry import Retry
 
 _OPTIONS = {"namespace", "timeout_s"}
 _READ_S, _WRITE_S = 0.5, 2.0
+_MOST_S = 86_400.0
 
 
 def connect(url: str, readonly: bool) -> tuple[str, str, "redis.Redis"]:
@@ -29,10 +30,11 @@ def connect(url: str, readonly: bool) -> tuple[str, str, "redis.Redis"]:
         timeout_s = float(options["timeout_s"][-1]) if "timeout_s" in options else _READ_S if readonly else _WRITE_S
     except ValueError as error:
         raise ValueError(f"{shown}: port, database and timeout_s must be numbers ({error})") from None
-    if set(options) - _OPTIONS or not re.fullmatch(r"[\w.-]+", namespace) or not timeout_s > 0 or not parts.hostname:
+    known = not set(options) - _OPTIONS and 0 < timeout_s <= _MOST_S
+    if not known or not re.fullmatch(r"[\w.-]+", namespace) or not parts.hostname:
         raise ValueError(
             f"{shown}: expected redis://host:port/db with the options {sorted(_OPTIONS)}, a namespace of letters, "
-            f"digits and ._- and a positive timeout_s; got {parts.query!r}"
+            f"digits and ._- and a positive timeout_s of a day at most; got {parts.query!r}"
         )
     again = (redis.ConnectionError,) if readonly else (redis.ConnectionError, redis.TimeoutError)
     client = redis.Redis(

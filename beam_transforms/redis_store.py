@@ -144,6 +144,8 @@ class RedisStore(OnlineStore):
     def _write_foresight(
         self, version: int, live_ids: np.ndarray, records: list[bytes], generation: str | None
     ) -> None:
+        if not 0 <= version < 2**63:
+            raise ValueError(f"{self.location}: a version must be from 0 to 2^63 - 1, got {version}")
         with self._errors():
             head = self._fetch().head
             if generation not in (None, head.generation):

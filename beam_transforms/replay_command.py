@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 _HOUR_MS = 3_600_000
 _DAY_MS = 24 * _HOUR_MS
+_HOURS = click.FloatRange(0, 876_600)  # a hundred years
 
 
 @click.command()
@@ -45,11 +46,11 @@ _DAY_MS = 24 * _HOUR_MS
 @click.option(
     "--from",
     "from_hour",
-    type=click.FloatRange(0),
+    type=_HOURS,
     help="Leave out what is earlier: hours after midnight UTC of the log's first day. Rooms that opened before count "
     "from their first event on.",
 )
-@click.option("--until", "until_hour", type=click.FloatRange(0), help="Leave out what is at this hour or later.")
+@click.option("--until", "until_hour", type=_HOURS, help="Leave out what is at this hour or later.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 def replay(
     name: str,

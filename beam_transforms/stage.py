@@ -43,7 +43,7 @@ class Input:
     Attributes:
         empty: The table without a row.
         outside: Whether rows come from outside, where they may come late or twice, not from another stage.
-        key: Rows from outside that are equal in these columns are one row; () where each counts.
+        key: Rows that are equal in these columns are one row, of those from outside the least; () where each counts.
         kept: Whether rows are kept until the stage folds them. Questions are answered and gone.
         check: Raises ValueError for rows that can't be counted.
     """
@@ -196,12 +196,18 @@ def _accept(stage: Stage, before: StageState, arrived: Mapping[str, list[Columns
             new, too_late = split_late(new, before.clock.settled_ms)
             if len(too_late["timestamp_ms"]):
                 late[f"late_{name}"] = too_late
-        if table.key and len(table.key) < len(table.empty):
+        others = [column for column in table.empty if column not in table.key] if table.key else []
+        if others:
             # Of rows that differ elsewhere the least is taken, not the one that came first.
-            new = take(new, np.lexsort([values for column, values in new.items() if column not in table.key]))
+            new = take(new, np.lexsort([new[column] for column in others]))
         both = concatenate([before.rows[name], _uncounted(new)])
-        # What was there first stays: it has been counted.
-        rows[name] = take(both, distinct_rows(both, table.key)) if table.key else both
+        if others and table.outside:
+            # Also of those that came at an earlier step: nothing is said of a row while one from outside may yet come.
+            order = np.lexsort([~both["counted"], *(both[column] for column in others)])
+            rows[name] = take(both, np.sort(order[distinct_rows(take(both, order), table.key)]))
+        else:
+            # What was there first stays: it has been counted.
+            rows[name] = take(both, distinct_rows(both, table.key)) if table.key else both
     return rows, late
 
 

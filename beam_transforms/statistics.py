@@ -117,7 +117,8 @@ def fold_windows(
     """
     rows = merge_windows(concatenate([state, take(windows, np.flatnonzero(windows["timestamp_ms"] < until_ms))]))
     rooms = np.unique(rows["live_id"])
-    start, end = _timeline(rows, rooms).span(np.full(len(rooms), until_ms))
+    # Windows are forgotten at their ends alone: the next one may have begun before `until_ms`.
+    start, end = _remembered(rows, _timeline(rows, rooms), np.full(len(rooms), until_ms // period_ms * period_ms))
     rows = take(rows, ranges(start, end))
     old = rows["timestamp_ms"] < until_ms - length * period_ms
     past = take(rows, np.flatnonzero(old))
@@ -149,7 +150,7 @@ def statistic_sequences(
     opened = np.full(asked.count, -1)
     if len(windows["live_id"]) and asked.count:
         timeline = _timeline(windows, rooms)
-        start, end = timeline.span(end_ms)
+        start, end = _remembered(windows, timeline, end_ms)
         opened = np.where(end > start, windows["first_ms"][np.minimum(start, len(windows["live_id"]) - 1)], -1)
         step_end = end_ms[:, None] - np.arange(length - 1, -1, -1) * period_ms
         row = timeline.before(step_end) - 1
@@ -177,7 +178,7 @@ def live_rooms(windows: Columns, as_of_ms: int, silent_ms: int = 600_000) -> Col
     """
     windows = merge_windows(take(windows, np.flatnonzero(windows["timestamp_ms"] < as_of_ms)))
     rooms = np.unique(windows["live_id"])
-    start, end = _timeline(windows, rooms).span(np.full(len(rooms), as_of_ms))
+    start, end = _remembered(windows, _timeline(windows, rooms), np.full(len(rooms), as_of_ms))
     known = np.flatnonzero(end > start)
     start, end = start[known], end[known]
     started, ended = (np.concatenate([[0], np.cumsum(windows[name])]) for name in ("started", "ended"))
@@ -205,12 +206,15 @@ def window_statistics(events: Columns, metrics: Sequence[Metric], period_ms: int
 def finished_windows(windows: Columns, metrics: Sequence[Metric]) -> Columns:
     """Room windows as people want them.
 
+    Who is present is counted since the room was last silent for `ROOM_MEMORY_MS` from one row's events to the next's;
+    a silence inside a window isn't seen.
+
     Returns:
         `live_id` and `window_end_ms` (int64, W rows in this order) and `statistics` (float32, shape (W, N)).
     """
     windows = merge_windows(windows)
     statistics = windows["statistics"].astype(np.float64)
-    start, _ = _timeline(windows, windows["live_id"]).span(windows["timestamp_ms"] + 1)
+    start = _since_silence(windows)
     for column, metric in enumerate(metrics):
         if metric.aggregate is Aggregate.PRESENT:
             total = np.concatenate([[0], np.cumsum(windows["statistics"][:, column])])
@@ -226,7 +230,29 @@ def finished_windows(windows: Columns, metrics: Sequence[Metric]) -> Columns:
 
 def _timeline(windows: Columns, rooms: np.ndarray) -> Timeline:
     """Merged windows as a timeline: positions in it are row numbers."""
-    return Timeline([windows["live_id"]], windows["timestamp_ms"], [rooms], ROOM_MEMORY_MS)
+    return Timeline([windows["live_id"]], windows["timestamp_ms"], [rooms])
+
+
+def _since_silence(windows: Columns) -> np.ndarray:
+    """For each row of merged windows the first one of its room since it was last silent for `ROOM_MEMORY_MS`.
+
+    A room is silent from the newest event of a window to the first one of the next, whatever the windows' length. Both
+    times count as the 30 seconds that they are in.
+    """
+    silent = windows["first_ms"][1:] // WINDOW_MS - windows["newest_ms"][:-1] // WINDOW_MS > ROOM_MEMORY_MS // WINDOW_MS
+    fresh = np.ones(len(windows["live_id"]), dtype=bool)
+    fresh[1:] = silent | (windows["live_id"][1:] != windows["live_id"][:-1])
+    return np.maximum.accumulate(np.where(fresh, np.arange(len(fresh)), 0))
+
+
+def _remembered(windows: Columns, timeline: Timeline, as_of_ms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each query the rows [start, end) of its room's merged windows before `as_of_ms`, since its last silence."""
+    end = timeline.before(as_of_ms)
+    if not len(windows["live_id"]):
+        return timeline.start, end
+    last = np.maximum(end - 1, 0)
+    silent = as_of_ms // WINDOW_MS - windows["newest_ms"][last] // WINDOW_MS > ROOM_MEMORY_MS // WINDOW_MS
+    return np.where((end <= timeline.start) | silent, end, _since_silence(windows)[last]), end
 
 
 def _merged(windows: Columns, groups: Groups) -> Columns:

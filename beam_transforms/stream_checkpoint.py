@@ -10,25 +10,27 @@ from typing import Any
 
 from beam_transforms.window_files import replace_file
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class StreamCheckpoint:
-    """A stream between two steps, and what the last step gave.
+    """A stream after a step, or between two of them, and what was to be written then.
 
     What a step gives is kept here before it is written anywhere else. So whoever comes after a crash writes it again
     instead of finding it anew: not even a source that cuts its messages otherwise the second time changes it.
 
     Attributes:
         settings: What must stay the same from start to start.
-        mark: The source's mark, encoded: all rows before it are in the states.
+        mark: The source's mark, encoded: all rows before it are in the states or have arrived since.
         states: The stages, see `LocalStages.state`.
-        outputs: Tables and lines that the last step gave.
-        now_ms: The last step's window end.
+        outputs: Tables and lines that are to be written.
+        now_ms: The last step's window end; 0 before the first.
         newest_ms: The newest event; None before the first.
         ended: Whether the source has ended.
         counts: Numbers of rows since the beginning, by name.
+        arrived: Rows that wait for the next step, by table.
+        part: 0 after a step; else how many times something was written since.
     """
 
     settings: Mapping[str, Any]
@@ -39,10 +41,12 @@ class StreamCheckpoint:
     newest_ms: int | None = None
     ended: bool = False
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    arrived: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    part: int = 0
 
     def save(self, path: Path) -> None:
         """Puts it in the place of an earlier one, whole."""
-        parts = {"states": self.states, "outputs": self.outputs}
+        parts = {"states": self.states, "outputs": self.outputs, "arrived": self.arrived}
         head = {
             "format": _FORMAT,
             "settings": self.settings,
@@ -51,9 +55,10 @@ class StreamCheckpoint:
             "newest_ms": self.newest_ms,
             "ended": self.ended,
             "counts": self.counts,
+            "part": self.part,
             "sizes": {kind: {name: len(data) for name, data in of.items()} for kind, of in parts.items()},
         }
-        data = [json.dumps(head).encode(), b"\n", *self.states.values(), *self.outputs.values()]
+        data = [json.dumps(head).encode(), b"\n", *(data for of in parts.values() for data in of.values())]
         replace_file(path, lambda temporary: temporary.write_bytes(b"".join(data)))
 
     @classmethod
@@ -87,6 +92,8 @@ class StreamCheckpoint:
                 head["newest_ms"],
                 head["ended"],
                 head["counts"],
+                parts["arrived"],
+                head["part"],
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: not a checkpoint of a stream ({error}); {remedy}") from error

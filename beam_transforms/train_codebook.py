@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from beam_transforms.codebook import Codebook
-from beam_transforms.codebook_trainer import CodebookTrainer
+from beam_transforms.codebook_trainer import CodebookTrainer, trainable
 from beam_transforms.columnar import to_columns
 from beam_transforms.sources.source import DeadLetter, Source
 
@@ -17,7 +17,8 @@ _MOST_VECTORS = 1_000_000
 def train_codebook(source: Source, until_ms: int, most_codes: int, folder: Path, seed: int = 0) -> Codebook | None:
     """Trains and saves the codebook that semantic ids of this and later times are made with.
 
-    It has a code for each 40 segments, and at most `most_codes`. More than a million segments are sampled.
+    It has a code for each 40 segments, and at most `most_codes`. More than a million segments are sampled. Segments
+    whose embedding isn't `codebook_trainer.trainable` don't count; the trainer logs how many it left out.
 
     Args:
         source: Where the segments come from.
@@ -27,9 +28,9 @@ def train_codebook(source: Source, until_ms: int, most_codes: int, folder: Path,
         seed: Of K-Means and of the sample.
 
     Returns:
-        The codebook; None if the source tells no segments before the time.
+        The codebook; None if the source tells no segments before the time that it could be trained on.
     """
-    segments = sum(len(vectors) for vectors in _embeddings(source, until_ms))
+    segments = sum(int(trainable(vectors).sum()) for vectors in _embeddings(source, until_ms))
     if not segments:
         return None
     codes = min(most_codes, max(1, segments // _SEGMENTS_A_CODE))
@@ -56,5 +57,4 @@ def _embeddings(source: Source, until_ms: int) -> Iterator[np.ndarray]:
         for batch in source.read_segments(partition):
             if not isinstance(batch, DeadLetter):
                 segments = to_columns([batch])
-                earlier = segments["embedding"][segments["timestamp_ms"] < until_ms]
-                yield earlier[np.isfinite(earlier).all(axis=1)]
+                yield segments["embedding"][segments["timestamp_ms"] < until_ms]

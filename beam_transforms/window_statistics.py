@@ -26,7 +26,8 @@ class WindowStatistics(beam.PTransform):
     """Batches of events -> batches of windows (`live_id`, `window_end_ms`, `statistics` of shape (N,)).
 
     Windows are aligned to the epoch and hold [begin, end). Windows without any event have no row: their counts are
-    zero and the users present are those of the row before. Equal events count once if `deduplicate` is set.
+    zero and the users present are those of the row before. A room that was silent for three hours, from the events of
+    one row to those of the next, starts afresh. Equal events count once if `deduplicate` is set.
 
     The work on a busy room is spread: its windows go to different shards, and only one row a window goes on to the
     room's shard. With a metric of new users, of which a user's earlier events must be known, events are sharded by user

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from beam_transforms.schema import CHAT_SCHEMA, EventKind
 from beam_transforms.sources.event_accumulator import UNKNOWN_TIME, EventAccumulator
-from beam_transforms.sources.source import DeadLetter, Partition, Source, SourceError
+from beam_transforms.sources.source import DeadLetter, Partition, Source, SourceError, printable
 from beam_transforms.sources.tables.table import Column, RowCheck, Rows, missing_columns, read_header, read_table
 from beam_transforms.sources.tables.timestamps import MAX_TIMESTAMP_MS
 from beam_transforms.sources.tables.value_types import AMOUNT, COUNT, DAY, FLAG, ID, WORDS
@@ -47,8 +47,9 @@ class ChatLogSource(Source):
 
     A file is a log if it has the columns session_id, date (of the session's start), offset_s (seconds since the
     start) and user; mod, sub (0 or 1), n_chars (characters) and emotes (names between spaces) add to it. Other CSV
-    files are skipped. The room is the session, the author `AUTHOR_ID`, and the time is the midnight (UTC) of the date
-    plus the offset: the logs don't say at which hour a session began.
+    files, and those whose header can't be read, are skipped with a note. The room is the session, the author
+    `AUTHOR_ID`, and the time is the midnight (UTC) of the date plus the offset: the logs don't say at which hour a
+    session began.
 
     A message is a COMMENT, with a SUBSCRIBER_COMMENT, a MODERATOR_COMMENT and an EMOTE beside it where they apply. A
     session gives a ROOM_START at offset 0 in each file that has messages of it; that a session is over isn't told.
@@ -68,7 +69,7 @@ class ChatLogSource(Source):
         for path in sorted(path for path in folder.iterdir() if path.name.endswith((".csv", ".csv.gz"))):
             problem, header = _problem(path)
             if problem:
-                skipped.append(f"{path.name} is skipped: {problem}")
+                skipped.append(printable(f"{path.name} is skipped: {problem}"))
             else:
                 self._files.append(path)
                 told.update(header)
@@ -131,7 +132,10 @@ def _problem(path: Path) -> tuple[str, list[str]]:
     """Why a file isn't read as a log, or ""; and its columns."""
     if path.suffix == ".gz" and path.with_suffix("").is_file():
         return f"{path.stem} is read", []
-    header = read_header(path)
+    try:
+        header = read_header(path)
+    except SourceError as error:
+        return str(error).removeprefix(f"{path}: "), []
     if header is None:
         return "it is empty (0 bytes)", []
     missing = missing_columns(header, MESSAGE_COLUMNS)

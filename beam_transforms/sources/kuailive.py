@@ -8,21 +8,23 @@ import numpy as np
 import pyarrow as pa
 
 from beam_transforms.schema import EventKind
-from beam_transforms.sources.event_accumulator import UNKNOWN_TIME, EventAccumulator
+from beam_transforms.sources.event_accumulator import EventAccumulator
 from beam_transforms.sources.layout_columns import (
     AUTHOR,
     END,
     ENDS_AFTER_START,
     OPTIONAL_AUTHOR,
     ROOM,
+    SESSION_ENDS,
     START,
     USER,
+    session_end,
     time,
 )
 from beam_transforms.sources.source import DeadLetter, Partition
 from beam_transforms.sources.table_source import Table, TableSource
 from beam_transforms.sources.tables.table import Column, Rows
-from beam_transforms.sources.tables.value_types import AMOUNT, TIMESTAMP
+from beam_transforms.sources.tables.value_types import AMOUNT, DURATION, TIMESTAMP
 from beam_transforms.sources.title_segments import TitleSegments
 
 _EVENT_KINDS = {
@@ -58,8 +60,9 @@ class KuaiLiveSource(TableSource):
                 ROOM,
                 AUTHOR,
                 Column("start", TIMESTAMP, ("timestamp",)),
-                Column("watched_ms", AMOUNT, ("watch_live_time",), default=np.nan),
+                Column("watched_ms", DURATION, ("watch_live_time",), default=np.nan),
             ),
+            check=SESSION_ENDS,
         ),
         Table("negative.csv", _ACTION, metrics=("exposure",), tasks=("ctr",)),
         Table("comment.csv", _ACTION, kinds=(EventKind.COMMENT,)),
@@ -93,10 +96,8 @@ class KuaiLiveSource(TableSource):
     def _events(self, table: str, rows: Rows) -> Iterator[pa.RecordBatch]:
         events = EventAccumulator()
         if table == "click":
-            watched = rows["watched_ms"]
-            end = rows["start"] + np.where(np.isnan(watched), 0, watched).astype(np.int64)
-            end = np.where(np.isnan(watched), UNKNOWN_TIME, end)
-            events.add_sessions(rows, end, watched, first=np.ones(len(end), dtype=bool))
+            first = np.ones(len(rows["start"]), dtype=bool)
+            events.add_sessions(rows, session_end(rows), rows["watched_ms"], first)
         elif table == "room":
             events.add_rooms(rows)
         else:

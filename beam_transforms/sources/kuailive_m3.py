@@ -15,8 +15,10 @@ from beam_transforms.sources.layout_columns import (
     ENDS_AFTER_START,
     OPTIONAL_AUTHOR,
     ROOM,
+    SESSION_ENDS,
     START,
     USER,
+    session_end,
     time,
 )
 from beam_transforms.sources.products import PRODUCT_COLUMNS_READ, read_products
@@ -24,7 +26,7 @@ from beam_transforms.sources.segment_files import SegmentFiles
 from beam_transforms.sources.source import MAX_BATCH_ROWS, DeadLetter, Partition
 from beam_transforms.sources.table_source import Table, TableSource
 from beam_transforms.sources.tables.table import Column, Rows
-from beam_transforms.sources.tables.value_types import AMOUNT, CHARACTERS, COUNT, FLAG, REENTRY, TIMESTAMP
+from beam_transforms.sources.tables.value_types import AMOUNT, CHARACTERS, COUNT, DURATION, FLAG, REENTRY, TIMESTAMP
 
 _EVENT_KINDS = {
     "live_show": EventKind.EXPOSURE,
@@ -80,10 +82,10 @@ class KuaiLiveM3Source(TableSource):
                 AUTHOR,
                 Column("start", TIMESTAMP, ("live_play_start_timestamp",)),
                 Column("end", TIMESTAMP, ("live_play_end_timestamp",), default=UNKNOWN_TIME),
-                Column("watched_ms", AMOUNT, ("play_duration",), default=np.nan, required=False),
+                Column("watched_ms", DURATION, ("play_duration",), default=np.nan, required=False),
                 Column("reentry", REENTRY, ("enter_live_action",), required=False),
             ),
-            check=ENDS_AFTER_START,
+            check=SESSION_ENDS,
         ),
         Table(
             "live_show.parquet",
@@ -180,8 +182,7 @@ class KuaiLiveM3Source(TableSource):
     def _session_events(self, rows: Rows) -> Iterator[pa.RecordBatch]:
         nothing = np.zeros(len(rows["start"]), dtype=bool)
         told = rows.get("watched_ms", np.full(len(nothing), np.nan))
-        computed = rows["start"] + np.where(np.isnan(told), 0, told).astype(np.int64)
-        end = np.where((rows["end"] == UNKNOWN_TIME) & ~np.isnan(told), computed, rows["end"])
+        end = session_end(rows)
         watched = np.where(np.isnan(told), end - rows["start"], told)
         events = EventAccumulator()
         events.add_sessions(rows, end, watched, first=~rows.get("reentry", nothing))

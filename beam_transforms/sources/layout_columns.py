@@ -1,7 +1,10 @@
 """Columns that the public layouts have in common."""
 
+import numpy as np
+
 from beam_transforms.sources.event_accumulator import UNKNOWN_TIME
-from beam_transforms.sources.tables.table import Column, RowCheck
+from beam_transforms.sources.tables.table import Column, RowCheck, Rows
+from beam_transforms.sources.tables.timestamps import MAX_TIMESTAMP_MS
 from beam_transforms.sources.tables.value_types import ID, TIMESTAMP
 
 USER = Column("user_id", ID)
@@ -15,6 +18,24 @@ ENDS_AFTER_START = RowCheck(
     "the end should not be before the start",
     lambda rows: (rows["end"] == UNKNOWN_TIME) | (rows["end"] >= rows["start"]),
 )
+
+
+def session_end(rows: Rows) -> np.ndarray:
+    """When each session ended: `end`, else `start` and `watched_ms` after it; `UNKNOWN_TIME` where neither is told."""
+    start = rows["start"]
+    told = rows.get("watched_ms", np.full(len(start), np.nan))
+    computed = np.where(np.isnan(told), UNKNOWN_TIME, start + np.nan_to_num(told).astype(np.int64))
+    end = rows.get("end", np.full(len(start), UNKNOWN_TIME))
+    return np.where(end == UNKNOWN_TIME, computed, end)
+
+
+def _ends_in_time(rows: Rows) -> np.ndarray:
+    end = session_end(rows)
+    return (end == UNKNOWN_TIME) | ((end >= rows["start"]) & (end < MAX_TIMESTAMP_MS))
+
+
+SESSION_ENDS = RowCheck("the end should not be before the start, nor after 2099", _ends_in_time)
+"""The same for sessions, whose end may have to be computed."""
 
 
 def time(*names: str) -> Column:

@@ -21,6 +21,7 @@ CLOCK_NAME = "replay.json"
 
 _TICK_S = 1.0
 _TELL_EVERY_S = 10.0
+_SPEEDS = (1e-6, 1e9)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Replay:
         sleep: Waits for some seconds.
 
     Raises:
-        ValueError: If the speed is negative or not a number.
+        ValueError: If the speed isn't 0 and not from 1e-6 to 1e9.
     """
 
     def __init__(
@@ -102,8 +103,8 @@ class Replay:
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        if not (math.isfinite(speed) and speed >= 0):
-            raise ValueError(f"speed must be 0 (as fast as possible) or a positive number, got {speed}")
+        if speed and not _SPEEDS[0] <= speed <= _SPEEDS[1]:
+            raise ValueError(f"speed must be 0 (as fast as possible) or a number from 1e-6 to 1e9, got {speed}")
         self._source, self._folder, self._speed, self._shift = source, Path(folder), speed, shift
         self._from_ms, self._until_ms = from_ms, until_ms
         self._tell = tell or (lambda line: None)

@@ -11,7 +11,7 @@ from beam_transforms.content import MAX_SEGMENT_ROWS, segment_batch
 from beam_transforms.sources.layout_columns import OPTIONAL_AUTHOR, ROOM, time
 from beam_transforms.sources.room_authors import RoomAuthors
 from beam_transforms.sources.seen_rows import SeenRows
-from beam_transforms.sources.source import DeadLetter, SourceError
+from beam_transforms.sources.source import DeadLetter, SourceError, printable
 from beam_transforms.sources.table_source import add_authors, warn_of_unknown_authors
 from beam_transforms.sources.tables.table import Column, RowCheck, Rows, find_columns, read_header, read_table
 from beam_transforms.sources.tables.value_types import NAME, vectors_of
@@ -43,7 +43,7 @@ class SegmentFiles:
         for path in sorted((folder / FOLDER).glob(f"{FOLDER}_part*.parquet")):
             header = read_header(path)
             if header is None:
-                self.notes += (f"{FOLDER}/{path.name} is empty (0 bytes) and not read",)
+                self.notes += (f"{FOLDER}/{printable(path.name)} is empty (0 bytes) and not read",)
                 continue
             find_columns(path, header, self._columns(1))
             self.paths.append(path)

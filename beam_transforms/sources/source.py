@@ -15,16 +15,21 @@ MAX_TEXT = 1_000
 """Most characters of a dead letter's text."""
 
 
+def printable(text: str) -> str:
+    r"""Text that UTF-8 can hold: bytes of a file's name that aren't UTF-8 (Python's surrogates) as `\udcff`."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 class SourceError(ValueError):
     """A folder or a file isn't what a source was told it is; nothing of it can be read."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DeadLetter:
-    """What couldn't be read, kept instead of dropped.
+    """What couldn't be read, kept instead of dropped. Its texts are `printable`.
 
     Attributes:
-        file: Path of the file.
+        file: Path of the file, for people: the `printable` form of a name isn't always the name.
         line: Line on which it starts, counted from 1 with the header; in a Parquet file the number of the row, from 1.
         reason: What was expected and what stood there.
         text: The row itself, cut to `MAX_TEXT` characters.
@@ -36,7 +41,8 @@ class DeadLetter:
     text: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "text", self.text[:MAX_TEXT])
+        for name, text in (("file", self.file), ("reason", self.reason), ("text", self.text[:MAX_TEXT])):
+            object.__setattr__(self, name, printable(text))
 
 
 @dataclasses.dataclass(frozen=True)

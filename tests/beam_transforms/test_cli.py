@@ -1,4 +1,6 @@
 import json
+import re
+from pathlib import Path
 
 from click.testing import CliRunner
 
@@ -33,3 +35,12 @@ def test_simulate_refuses_a_folder_in_use(tmp_path):
 def test_unknown_preset_is_a_usage_error(tmp_path):
     assert CliRunner().invoke(simulate, ["--preset", "huge", "--out", str(tmp_path / "x")]).exit_code == 2
     assert simulate in COMMANDS
+
+
+def test_the_help_and_the_page_tell_the_same_sizes():
+    page = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text()
+    table = [[cell.strip() for cell in row.split("|")] for row in re.findall(r"^\| `.*$", page, re.MULTILINE)[:3]]
+    events = {cells[1]: cells[6] for cells in table}
+    words = next(option.help for option in simulate.params if option.name == "preset")
+    told = dict(re.findall(r"(\w+): [^;]*?([\d.]+ million)", words))
+    assert told == {"demo": events["`demo`"], "large": events["`large`"]}

@@ -168,7 +168,9 @@ def test_what_is_no_codebook_is_said(tmp_path):
     with pytest.raises(ValueError, match=rf"of version [0-9a-f]+, but codebook\.json names {FOUR.version}"):
         Codebook.load(path)
     (path / "codes.npy").write_bytes(whole)
-    for text in ("{", "[]", "{}"):
+    about = json.loads((path / "codebook.json").read_text())
+    huge = [json.dumps(about | {"trained_on": np.inf}), json.dumps(about | {"assignment_counts": [2**70, 0, 0, 0]})]
+    for text in ("{", "[]", "{}", "[" * 100_000, *huge):
         (path / "codebook.json").write_text(text)
         with pytest.raises(ValueError, match="is damaged"):
             Codebook.load(path)

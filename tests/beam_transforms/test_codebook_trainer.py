@@ -2,7 +2,7 @@ import faiss
 import numpy as np
 import pytest
 
-from beam_transforms.codebook_trainer import CodebookTrainer
+from beam_transforms.codebook_trainer import CodebookTrainer, trainable
 
 CENTRES = np.array([[0, 0, 0], [20, 0, 0], [0, 20, 0], [0, 0, 20]], dtype=np.float32)
 
@@ -88,6 +88,19 @@ def test_vectors_that_are_not_finite_are_left_out_and_said(caplog):
     assert "left out 3 vectors" in caplog.text
 
 
+def test_vectors_that_are_too_long_are_left_out_and_said(caplog):
+    vectors = clusters(50)
+    broken = np.concatenate([vectors, [[9e14, 9e14, 0], [0, 0, 2e15]]]).astype(np.float32)
+    trainer = CodebookTrainer(codes=5, iterations=2)
+    assert trainer.train([broken]).version == trainer.train([vectors]).version
+    assert "left out 2 vectors with NaN, infinity or a length beyond 1e+15" in caplog.text
+    assert trainable(np.array([[1e15, 0], [3e38, 3e38], [-np.inf, np.nan]], dtype=np.float32)).tolist() == [
+        True,
+        False,
+        False,
+    ]
+
+
 def test_too_few_vectors_are_refused_with_what_to_do():
     trainer = CodebookTrainer(codes=100)
     with pytest.raises(ValueError, match=r"100 codes needs at least as many vectors, got 60: ask for fewer codes"):
@@ -99,6 +112,8 @@ def test_too_few_vectors_are_refused_with_what_to_do():
 def test_another_width_is_named():
     with pytest.raises(ValueError, match=r"shape \(rows, 3\), got \(5, 4\)"):
         CodebookTrainer(codes=2).train([clusters(5), np.zeros((5, 4))])
+    with pytest.raises(ValueError, match=r"shape \(rows, W >= 1\), got \(5, 0\)"):
+        CodebookTrainer(codes=2).train([np.zeros((5, 0))])
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,7 @@ def test_columns_become_a_batch_and_numbers_stand_for_all_rows():
         ({"kind": EventKind.ROOM_START, "user_id": 5}, "got 5 for ROOM_START"),
         ({"author_id": -1}, "author_id must be >= 0, got -1"),
         ({"live_id": [3, -7]}, "live_id must be >= 0, got -7"),
+        ({"timestamp_ms": [5, -6]}, "timestamp_ms must be >= 0, got -6"),
         ({"value": [1.0, float("nan")]}, "value must be finite"),
         ({"live_id": [1.5, 2.0]}, "live_id must hold integers, got dtype float64"),
         ({"value": ["a", "b"]}, "value must hold numbers"),

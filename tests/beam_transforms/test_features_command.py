@@ -34,6 +34,8 @@ def test_features_ends_with_clear_errors(tmp_path):
         (["--store", str(tmp_path / "none"), "--live-id", "1"], 1, "no online store here"),
         (["--store", "redis://127.0.0.1:1", "--live-id", "1"], 1, "no answer from the Redis server"),
         (["--store", str(tmp_path)], 2, "give --live-id, --user-id or both"),
+        (["--store", str(tmp_path), "--live-id", str(2**63)], 2, "0<=x<=9223372036854775807"),
+        (["--store", str(tmp_path), "--user-id", "-1"], 2, "0<=x<=9223372036854775807"),
     ):
         result = CliRunner().invoke(features, arguments)
         assert (result.exit_code, message in result.output, "Traceback" in result.output) == (code, True, False)

@@ -142,6 +142,12 @@ def test_another_width_is_an_error_that_names_it(store):
     assert store.rank_request(1, ROOMS[1:]).version == 6
 
 
+@pytest.mark.parametrize("version", [-1, 2**64])
+def test_a_version_that_is_none_is_refused(store, version):
+    with pytest.raises(ValueError, match=rf"a version must be from 0 to 2\^63 - 1, got {version}"):
+        store.write_foresight(version, ROOMS, _vectors(ROOMS, 1, 3), BEGIN_MS)
+
+
 @pytest.mark.parametrize("shape", [(6,), (5, 2), (6, 2, 2)])
 def test_vectors_of_another_shape_are_refused(store, shape):
     with pytest.raises(ValueError, match=r"must have the shape \(rooms, F\), got"):

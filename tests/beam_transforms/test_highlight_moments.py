@@ -85,6 +85,24 @@ def test_of_ten_windows_three_are_highlights_and_ties_stay_together():
     assert flags([1, 2, 9, 3, 4, 8, 5, 7, 7, 1]) == [0, 0, 1, 0, 0, 1, 0, 0, 0, 0]
 
 
+def test_a_room_that_was_silent_for_three_hours_is_another_one():
+    later = 5 * 3600
+    again = tuple((kind, second + later, *rest) for kind, second, *rest in ROOM)
+    alone, both = highlight_moments(log(*ROOM)), highlight_moments(log(*again, *ROOM))
+    assert ((both["window_end_ms"] - NOON_MS) // 1000).tolist() == [30, 60, 90, 120] + [
+        later + end for end in (30, 60, 90, 120)
+    ]
+    for name in ("retention", "density", "score", "highlight", "next_highlight"):
+        np.testing.assert_array_equal(both[name], np.concatenate([alone[name], alone[name]]))
+    years = highlight_moments(log((ENTER, 1, 1, 0, 7, 1), (LIKE, 5 * 365 * 86_400, 1, 0, 7, 1)))
+    assert len(years["live_id"]) == 2
+    stays = highlight_moments(log((ENTER, 1, 1, 0, 7, 1), (LIKE, 10_800, 2, 0, 7, 1)))  # not longer than three hours
+    assert len(stays["live_id"]) == 361
+    # Inside a window no silence is seen: one row each, as in `WindowStatistics`.
+    long = highlight_moments(log((ENTER, 1, 1, 0, 7, 1), (LIKE, 4 * 3600, 1, 0, 7, 1)), period_ms=6 * 3_600_000)
+    assert long["density"].tolist() == [1]
+
+
 def test_no_events_no_rows():
     moments = highlight_moments(take(log(*ROOM), np.zeros(0, dtype=np.int64)))
     assert {name: len(values) for name, values in moments.items()} == dict.fromkeys(moments, 0)

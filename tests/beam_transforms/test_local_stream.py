@@ -1,6 +1,7 @@
 """LocalStream: what a batch gives, however often it is stopped; late rows; rooms that are over; damaged checkpoints."""
 
 import collections
+import contextlib
 import itertools
 import json
 import shutil
@@ -153,6 +154,18 @@ def test_a_checkpoint_of_another_source_is_refused_and_the_same_one_may_be_named
     monkeypatch.chdir(tmp_path)
     (again,) = _stream(Path("other/../live"), folder).windows()
     assert again.end_ms == last.end_ms
+
+
+def test_it_is_told_whether_a_stream_has_ended(tmp_path, live):
+    stream = _stream(live, tmp_path / "stream")
+    assert stream.ended_ms() is None
+    windows = stream.windows()
+    next(windows)
+    assert stream.ended_ms() is None
+    last = collections.deque(windows, maxlen=1)[0]
+    assert _stream(live, tmp_path / "stream").ended_ms() == last.end_ms
+    with pytest.raises(ValueError, match="lateness_ms was 60000, is 30000"):
+        _stream(live, tmp_path / "stream", lateness_ms=30_000).ended_ms()
 
 
 def test_a_topic_may_move_to_other_brokers_and_not_become_another_one():
@@ -318,3 +331,39 @@ def _all(parts):
 def _records(folder):
     files = sorted(str(path) for path in folder.rglob("*.tfrecord"))
     return sorted(record.numpy() for record in tf.data.TFRecordDataset(files))
+
+
+def test_dead_letters_are_written_without_a_window_and_what_waits_is_not_lost(tmp_path, monkeypatch):
+    """Lines that can't be read come before, between and after good ones; the stream is stopped at each checkpoint."""
+    monkeypatch.setattr("beam_transforms.local_stream._MOST_LETTERS", 2000)
+    good = list(arrivals(live_log(1), 2, LATENESS_MS))
+    bad = b'{"kind": "ENTER", "userid": 1}\n' * 50
+    counts = _stream(put(tmp_path / "good", good), tmp_path / "expected").run()
+    live = put(tmp_path / "live", [bad, good[0], bad, *good[1:3], bad, *good[3:], bad])
+
+    class Stopped(Exception):  # noqa: N818
+        pass
+
+    save, waiting = StreamCheckpoint.save, []
+
+    def stop(checkpoint, path):
+        save(checkpoint, path)
+        if checkpoint.part:
+            waiting.append(sum(map(len, checkpoint.arrived.values())))
+        raise Stopped
+
+    monkeypatch.setattr(StreamCheckpoint, "save", stop)
+    found, stops = None, 0
+    while found is None:
+        with contextlib.suppress(Stopped):
+            found = _stream(live, tmp_path / "found").run()
+            break
+        stops += 1
+    assert stops > 10
+    assert len(waiting) == 4 and waiting[0] == 0 and max(waiting) > 0
+    letters = sorted((tmp_path / "found" / "dead_letters").iterdir())
+    assert letters[0].name == "0-00001-of-00002.jsonl"
+    assert b"".join(path.read_bytes() for path in letters).count(b"\n") == 4 * 50
+    shutil.rmtree(tmp_path / "found" / "dead_letters")
+    assert contents(tmp_path / "found") == contents(tmp_path / "expected")
+    assert found == {**counts, "dead_letters": 4 * 50}

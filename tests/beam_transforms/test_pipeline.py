@@ -173,9 +173,50 @@ def test_a_second_run_leaves_nothing_of_the_first(tmp_path):
     assert len(list(tmp_path.glob("Span-*"))) == 1
 
 
+class Stopped(MemorySource):
+    """Gives one dead letter and its events, and then fails."""
+
+    error: BaseException = OSError("no space left on the device")
+
+    def read(self, partition):
+        yield DeadLetter("live_like.csv", 7, "user_id: expected a number >= 0, got 'x'", "x")
+        yield from super().read(partition)
+        if partition.path == "1":
+            raise self.error
+
+
+def _content(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_that_fails_leaves_the_examples_that_were_there(tmp_path):
+    _build(_with(SEEN, END), tmp_path)
+    before = _content(tmp_path)
+    with pytest.raises(OSError, match="no space left"):
+        build_examples(Stopped(_with(SEEN, END), LIVE_SCHEMA), tmp_path, HOUR)
+    assert before and _content(tmp_path) == before
+
+
 def test_a_log_without_impressions_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="1 events and no impression"):
         _build(log((EventKind.LIKE, 1, 1, 0, 0, 1)), tmp_path)
+
+
+def test_what_could_not_be_read_is_kept_where_nothing_else_could(tmp_path):
+    _build(_with(SEEN, END), tmp_path)
+    before = _content(tmp_path)
+
+    class Broken(MemorySource):
+        def read(self, partition):
+            yield DeadLetter("live_like.csv", 7, "user_id: expected a number >= 0, got 'x'", "x")
+
+    with pytest.raises(ValueError, match=r"0 events and no impression \(2 rows .*/dead_letters.failed.jsonl"):
+        build_examples(Broken(SEEN, LIVE_SCHEMA), tmp_path, HOUR)
+    failed = (tmp_path / "dead_letters.failed.jsonl").read_text().splitlines()
+    assert [json.loads(line)["line"] for line in failed] == [7, 7]
+    assert {name: data for name, data in _content(tmp_path).items() if "failed" not in name} == before
+    _build(_with(SEEN, END), tmp_path)
+    assert _content(tmp_path) == before
 
 
 def test_only_rooms_that_opened_and_did_not_end_are_in_the_store(tmp_path):
@@ -205,6 +246,32 @@ def test_a_folder_without_a_readable_store_is_an_error(tmp_path, content):
         (tmp_path / "data.mdb").write_bytes(content)
     with pytest.raises(ValueError, match="online store"):
         open_online_store(tmp_path)
+
+
+def test_a_store_as_of_a_time_before_the_first_event_has_no_room(tmp_path, location):
+    arguments = {"store": location, "as_of_ms": NOON_MS - 86_400_000}
+    summary, _ = _build(_with(SEEN, END), tmp_path / "examples", **arguments)
+    assert summary.live_rooms == 0
+    with open_online_store(location) as store:
+        assert (store.as_of_ms, store.live_ids.tolist()) == (NOON_MS - 86_400_000, [])
+
+
+def test_a_store_that_can_not_be_filled_is_refused_before_anything_is_read(tmp_path, location):
+    class Unread(MemorySource):
+        def partitions(self):
+            raise AssertionError("read")
+
+    _build(_with(SEEN, END), tmp_path / "examples", store=location, as_of_ms=NOON_MS + 600_000)
+    before = _content(tmp_path / "examples")
+    with pytest.raises(ValueError, match=rf"holds features as of {NOON_MS + 600_000}, later than {NOON_MS + 570_000}"):
+        build_examples(
+            Unread(SEEN, LIVE_SCHEMA), tmp_path / "examples", HOUR, store=location, as_of_ms=NOON_MS + 599_999
+        )
+    (tmp_path / "file").write_text("")
+    for wrong, message in (("kafka://foo", "no such online store"), (tmp_path / "file", "isn't a folder")):
+        with pytest.raises((OSError, ValueError), match=message):
+            build_examples(Unread(SEEN, LIVE_SCHEMA), tmp_path / "examples", HOUR, store=wrong, as_of_ms=NOON_MS)
+    assert _content(tmp_path / "examples") == before
 
 
 def test_the_store_needs_a_time(tmp_path):

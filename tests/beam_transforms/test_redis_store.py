@@ -315,7 +315,11 @@ def test_a_wrong_password_is_an_error_without_it():
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://", "redis://h:x/0", "redis://h/a", "redis://h?namespac=1", "redis://h?namespace=a:b"]
+    "url",
+    [
+        *("redis://", "redis://h:x/0", "redis://h/a", "redis://h?namespac=1", "redis://h?namespace=a:b"),
+        *("redis://h?timeout_s=inf", "redis://h?timeout_s=1e300", "redis://h?timeout_s=nan", "redis://h?timeout_s=0"),
+    ],
 )
 def test_an_address_that_can_not_be_meant_is_an_error(url):
     with pytest.raises(ValueError, match=r"expected redis://host:port/db|must be numbers"):

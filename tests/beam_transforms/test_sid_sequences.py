@@ -1,5 +1,6 @@
 import apache_beam as beam
 import numpy as np
+import pyarrow as pa
 import pytest
 from apache_beam.testing.test_pipeline import TestPipeline
 from apache_beam.testing.util import assert_that
@@ -180,6 +181,42 @@ def test_transform_answers_each_query_once():
             "queries": pipeline | "Queries" >> beam.Create([to_batch(asked)]),
         }
         assert_that(inputs | SidSequences("live_id", length=3, max_run=2), check)
+
+
+def test_what_else_a_query_has_is_carried_along_as_it_is():
+    register_coders()
+    whole = {"live_id": [7, 8], "as_of_ms": [9, 9], "request": [2**60 + 1, None], "tags": [["a", None], None]}
+    less = {"as_of_ms": [9, 1], "live_id": [7, 7], "country": [None, "de"]}
+
+    def check(batches):
+        answers = pa.concat_tables([pa.table(batch) for batch in batches], promote_options="permissive").to_pylist()
+        asked = {(row["live_id"], row["request"], row["country"]): row for row in answers}
+        assert len(asked) == len(answers) == 4
+        assert asked[7, 2**60 + 1, None]["tags"] == ["a", None]
+        assert asked[8, None, None]["tags"] is None
+        assert asked[7, None, None]["semantic_ids"] == asked[7, 2**60 + 1, None]["semantic_ids"] == [-1, 5]
+        assert asked[7, None, "de"]["semantic_ids"] == [-1, -1]
+
+    with TestPipeline() as pipeline:
+        asked = [pa.RecordBatch.from_pydict(part) for part in (whole, less)]
+        inputs = {
+            "semantic_ids": pipeline | "Rows" >> beam.Create([to_batch(segments((7, 1, 3, 5)))]),
+            "queries": pipeline | "Queries" >> beam.Create([*asked, asked[0][:0]]),
+        }
+        assert_that(inputs | SidSequences("live_id", length=2), check)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (pa.array([1, None, 3]), "'as_of_ms' must not hold nulls, got 1 in 3 rows; leave those rows out"),
+        (pa.array([1.0]), "'as_of_ms' must be int64, got double; cast it"),
+    ],
+)
+def test_a_null_or_another_type_in_a_needed_column_is_refused(values, message):
+    batch = pa.RecordBatch.from_arrays([values], ["as_of_ms"])
+    with pytest.raises(ValueError, match=f"queries: the column {message}"):
+        SidSequences("live_id")._checked(batch, "queries", ("as_of_ms",))
 
 
 def test_a_missing_column_is_named():

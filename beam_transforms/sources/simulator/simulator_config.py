@@ -54,8 +54,8 @@ class SimulatorConfig:
 PRESETS: dict[str, SimulatorConfig] = {
     # Three evening hours, about 10,000 events: for tests.
     "tiny": SimulatorConfig(users=240, authors=24, duration_s=10_800, start_ms=1_748_887_200_000),
-    # One day: about 1.5 million events, 300,000 impressions.
+    # One day: about 1.6 million events, 300,000 impressions.
     "demo": SimulatorConfig(users=6_500, authors=420),
-    # Three days of four times as many users: about 20 million events.
+    # Three days of four times as many users: about 23 million events.
     "large": SimulatorConfig(users=30_000, authors=1_600, duration_s=3 * _DAY_S),
 }

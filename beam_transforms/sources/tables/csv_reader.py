@@ -16,6 +16,9 @@ from beam_transforms.sources.tables.raw_rows import RawRows
 
 BLOCK_BYTES = 4 << 20
 
+_NO_HEADER = (
+    f"no line with the names of columns in its first {MAX_RECORD_BYTES} bytes; lines have to end with \\n or \\r\\n"
+)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -23,7 +26,7 @@ def csv_header(path: Path) -> list[str] | None:
     """The names of the columns, or None if the file has no content.
 
     Raises:
-        SourceError: If no line can be read from the start of the file.
+        SourceError: If no line can be read from the start of the file, or it is no line of CSV.
     """
     with ByteStream(path) as stream:
         header, _ = _split_header(path, stream.read(MAX_RECORD_BYTES), stream.damage)
@@ -81,6 +84,10 @@ def _split_header(path: Path, content: bytes, damage: str | None) -> tuple[list[
         return None, b""
     first, newline, rest = content.partition(b"\n")
     if not newline and (damage is not None or len(content) >= MAX_RECORD_BYTES):
-        raise SourceError(f"{path}: can't be read as a CSV file: {damage or 'no line with the names of columns'}")
+        raise SourceError(f"{path}: can't be read as a CSV file: {damage or _NO_HEADER}")
     text = first.removeprefix(_BYTE_ORDER_MARK).rstrip(b"\r").decode("utf-8", "replace")
-    return [name.strip() for name in next(csv.reader([text]), [])], rest
+    try:
+        names = next(csv.reader([text]), [])
+    except csv.Error as error:  # a carriage return stands in it
+        raise SourceError(f"{path}: can't be read as a CSV file: {_NO_HEADER}") from error
+    return [name.strip() for name in names], rest

@@ -25,7 +25,10 @@ MAX_COUNT = 100_000
 """Larger counts in one row are taken for errors."""
 
 MAX_AMOUNT = 1e12
-"""Larger prices and durations are taken for errors."""
+"""Larger prices are taken for errors."""
+
+MAX_DURATION_MS = 86_400_000
+"""Longer sessions are taken for errors: one whose duration is in microseconds would end days after the log."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,11 @@ def _counts(array: pa.Array) -> Values:
 def _amounts(array: pa.Array) -> Values:
     parsed = parse_floats(array)
     return Values(parsed.values, parsed.valid & (parsed.values >= 0) & (parsed.values <= MAX_AMOUNT), parsed.missing)
+
+
+def _durations(array: pa.Array) -> Values:
+    parsed = _amounts(array)
+    return Values(parsed.values, parsed.valid & (parsed.values <= MAX_DURATION_MS), parsed.missing)
 
 
 def _flags(array: pa.Array) -> Values:
@@ -141,6 +149,7 @@ def _is_number(kind: pa.DataType) -> bool:
 ID = ValueType("an id (an integer >= 0)", _ids)
 COUNT = ValueType(f"a count from 0 to {MAX_COUNT}", _counts)
 AMOUNT = ValueType(f"a number from 0 to {MAX_AMOUNT:g}", _amounts)
+DURATION = ValueType(f"milliseconds from 0 to {MAX_DURATION_MS} (24 hours)", _durations)
 FLAG = ValueType("0, 1, true or false", _flags)
 TIMESTAMP = ValueType("a time from 2000 to 2099 (ISO 8601, or seconds or milliseconds since 1970)", parse_timestamps)
 DAY = ValueType("a date from 2000 to 2099 (ISO 8601)", parse_days)

@@ -1,4 +1,5 @@
 import collections
+import os
 import pickle
 from pathlib import Path
 
@@ -70,6 +71,29 @@ def test_other_files_are_skipped_with_a_note_and_columns_may_be_missing(tmp_path
     )
     assert source.schema.metric_names == ("message", "chatter", "new_chatter")
     assert read(source)[0] == [("COMMENT", DAY + 10_000, 5, 0, 7, 0.0), ("ROOM_START", DAY, -1, 0, 7, 1.0)]
+
+
+def test_files_without_a_header_that_can_be_read_are_skipped_with_a_note(tmp_path, write, read):
+    write("chat.csv", HEADER + "7,2018-03-26,1,5,0,0,0,4,\n")
+    write("long.csv", "x" * 200_000)
+    write("old.csv", "a,b\r1,2\r")
+    (tmp_path / "z.csv.gz").write_bytes(b"no gzip")
+    source = ChatLogSource(tmp_path)
+    long, old, zipped = source.notes
+    assert long.startswith("long.csv is skipped: can't be read as a CSV file: no line with the names of columns in its")
+    assert old.startswith("old.csv is skipped: can't be read as a CSV file: no line with the names of columns in its")
+    assert zipped.startswith("z.csv.gz is skipped: can't be read as a CSV file: the gzip stream is truncated or")
+    assert [event[0] for event in read(source)[0]] == ["COMMENT", "ROOM_START"]
+
+
+def test_a_file_may_have_any_name(tmp_path, read):
+    (tmp_path / os.fsdecode(b"caf\xe9.csv")).write_text(HEADER + "7,2018-03-26,1,5,0,0,0,4,\n7\n")
+    (tmp_path / os.fsdecode(b"\xff.csv")).touch()
+    source = ChatLogSource(tmp_path)
+    assert source.notes == ("\\udcff.csv is skipped: it is empty (0 bytes)",)
+    events, (letter,) = read(source)
+    assert len(events) == 2
+    assert letter.file == f"{tmp_path}/caf\\udce9.csv"
 
 
 def test_a_folder_without_a_log_is_an_error(tmp_path, write):

@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import os
 import threading
 import time
 
@@ -15,6 +17,7 @@ from beam_transforms.line_format import MAX_LINE_BYTES
 from beam_transforms.read_live_events import ReadLiveEvents
 from beam_transforms.sources.followed_directory import DirectoryMark, FollowedDirectory
 from beam_transforms.sources.source import SourceError
+from beam_transforms.streamed_lines import dead_letter_line
 
 T = 1_750_000_000_000
 
@@ -89,6 +92,26 @@ def test_a_file_that_sorts_before_the_last_one_is_skipped_and_said_to_be(tmp_pat
     reason = "the file is skipped: it sorts before 5.jsonl, which was read before it appeared"
     assert read(reader, started=True) == [([], [(0, reason)]), ([3], [])]
     assert not reader.advance()
+
+
+def test_names_that_are_not_utf8_are_read_and_told(tmp_path):
+    put(tmp_path, os.fsdecode(b"2\xff.jsonl"), line(1) + b"damaged\n" + line(2))
+    source = follow(tmp_path)
+    reader = source.create_reader(None, None)
+    assert reader.start()
+    parsed = reader.get_current()
+    assert parsed.events["user_id"].to_pylist() == [1, 2]
+    assert dead_letter_line(dataclasses.asdict(parsed.dead_letters[0])).startswith(
+        json.dumps({"file": f"{tmp_path}/2\\udcff.jsonl", "line": 2}).encode()[:-1]
+    )
+    put(tmp_path, "1.jsonl", line(3))
+    assert read(reader, started=True) == [
+        ([], [(0, "the file is skipped: it sorts before 2\\udcff.jsonl, which was read before it appeared")])
+    ]
+    coder = source.get_checkpoint_mark_coder()
+    put(tmp_path, "3.jsonl", line(4))
+    mark = coder.decode(coder.encode(reader.get_checkpoint_mark()))
+    assert read(source.create_reader(None, mark)) == [([4], [])]
 
 
 def test_files_that_are_read_may_go(tmp_path):

@@ -88,6 +88,14 @@ def test_a_folder_without_clicks_is_an_error(folder):
         KuaiLiveSource(folder)
 
 
+def test_a_click_that_was_watched_for_days_is_a_dead_letter(folder, write, read):
+    write("click.csv", f"{IDS},watch_live_time\n1,100,10,{T},1500\n1,100,10,{T},1500000000\n")
+    events, letters = read(KuaiLiveSource(folder), "click")
+    assert [event[:2] for event in events] == [("ENTER", T), ("EXPOSURE", T), ("LEAVE", T + 1500)]
+    reason = "watch_live_time should be milliseconds from 0 to 86400000 (24 hours), got '1500000000'"
+    assert [(letter.line, letter.reason) for letter in letters] == [(3, reason)]
+
+
 def test_malformed_rows_become_dead_letters(folder, write, read):
     path = write(
         "like.csv",

@@ -228,8 +228,24 @@ def test_a_session_that_ends_before_it_starts_is_a_dead_letter(write, read, tmp_
     write("live_interaction.csv", SESSION_COLUMNS + session(1, 10, 100, T + 1, T) + session(2, 10, 100, T, T))
     events, letters = read(KuaiLiveM3Source(tmp_path))
     assert {event[2] for event in events} == {2}
-    assert [(letter.line, letter.reason) for letter in letters] == [(2, "the end should not be before the start")]
-    assert letters[0].text.startswith("1,10,100,")
+    (letter,) = letters
+    assert (letter.line, letter.reason) == (2, "the end should not be before the start, nor after 2099")
+    assert letter.text.startswith("1,10,100,")
+
+
+def test_a_duration_that_no_session_has_does_not_end_one_days_later(write, read, tmp_path):
+    last = "2099-12-31T23:59:59"
+    durations = [(T, 86_400_000), (T, 86_400_001), (T, 300_000_000_000), (last, 999), (last, 1000)]
+    rows = [session(1, 10, 100, start, "", duration=duration) for start, duration in durations]
+    write("live_interaction.csv", SESSION_COLUMNS + "".join(rows))
+    events, letters = read(KuaiLiveM3Source(tmp_path))
+    assert [time for kind, time, *_ in events if kind == "LEAVE"] == [T + 86_400_000, 4_102_444_799_999]
+    expected = "play_duration should be milliseconds from 0 to 86400000 (24 hours), got"
+    assert [(letter.line, letter.reason) for letter in letters] == [
+        (3, f"{expected} '86400001'"),
+        (4, f"{expected} '300000000000'"),
+        (6, "the end should not be before the start, nor after 2099"),
+    ]
 
 
 def test_without_the_way_of_entering_every_session_is_an_impression(write, read, tmp_path):

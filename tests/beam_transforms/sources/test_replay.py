@@ -209,7 +209,7 @@ def test_a_folder_in_use_and_a_speed_that_is_none_are_refused(tmp_path):
     run(live_log(1, minutes=2), tmp_path, 0)
     with pytest.raises(ValueError, match=r"already holds .*; choose another folder or empty this one"):
         run(live_log(1, minutes=2), tmp_path, 0)
-    for speed in (-1, float("nan"), float("inf")):
+    for speed in (-1, float("nan"), float("inf"), 1e306, 1e-300):
         with pytest.raises(ValueError, match="speed must be 0"):
             Replay(LogSource({}), tmp_path, speed)
 
@@ -282,6 +282,9 @@ def test_the_command_replays_hours_of_a_simulated_log(simulated, tmp_path):
     wrong = CliRunner().invoke(replay, [*arguments, "--from", "3", "--until", "2"])
     assert wrong.exit_code == 2
     assert "--from must be less than --until, got 3 and 2" in wrong.output
+    for name in ("--from", "--until"):
+        far = CliRunner().invoke(replay, [*arguments, name, "1e305"])
+        assert (far.exit_code, "0<=x<=876600" in far.output) == (2, True)
 
 
 @pytest.mark.slow

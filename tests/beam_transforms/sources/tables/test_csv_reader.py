@@ -155,6 +155,13 @@ def test_a_file_without_lines_is_an_error(write):
         csv_header(write("t.csv", b"\x00" * (1 << 20)))
 
 
+def test_a_file_whose_lines_end_otherwise_is_an_error_that_says_so(write):
+    path = write("t.csv", b"a,b,c\r1,2,3\r")
+    for reading in (csv_header, read):
+        with pytest.raises(SourceError, match=r"no line with the names of columns .*lines have to end with \\n or \\r"):
+            reading(path)
+
+
 DIALECTS = st.sampled_from(
     [
         {"lineterminator": "\r\n", "quoting": csv.QUOTE_MINIMAL},
