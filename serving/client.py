@@ -1,5 +1,8 @@
 """RankingClient: ranked rooms for a user. Importing it imports no TensorFlow."""
 
+import contextlib
+import operator
+import reprlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +16,12 @@ from serving.ranking import RankedRoom, Ranking
 from serving.ranking_error import RankingError
 from serving.retry_budget import RetryBudget
 from serving.room_scores import RoomScores, checked_scores
+from serving.server_channel import check_deadline
 
 STABLE = "stable"
 """Label of the version that everyone is served by unless something else is asked for."""
+
+_MAX_ID = 2**63 - 1
 
 
 class RankingClient:
@@ -55,9 +61,9 @@ class RankingClient:
             address: "host:port" of the model server's gRPC interface.
             model_name: The name under which the server knows the model.
             store: Where features come from.
-            deadline_s: Seconds within which a ranking, with reads and retries, succeeds or fails. A read of the store
-                isn't cut off by it, but by the store's own timeout; see `RedisStore`.
-            weights: Task -> weight in the overall score; tasks that aren't named count with 1.
+            deadline_s: Seconds within which a ranking, with reads and retries, succeeds or fails; at most a day. A read
+                of the store isn't cut off by it, but by the store's own timeout; see `RedisStore`.
+            weights: Task -> weight in the overall score, finite; tasks that aren't named count with 1.
             root_certificates: PEM certificates of the server's authority, or their file, for TLS.
             retry_budget: Bounds retries; by default `RetryBudget()`: in the long run one for each ten requests.
 
@@ -69,6 +75,9 @@ class RankingClient:
         unknown = sorted(set(weights or ()) - set(tasks))
         if unknown:
             raise ValueError(f"weights for tasks {unknown}, which are not among the store's: {list(tasks)}")
+        self._weights = np.array([float((weights or {}).get(task, 1.0)) for task in tasks])
+        if not np.isfinite(self._weights).all():
+            raise ValueError(f"weights must be finite numbers, got {weights}")
         self._client = PredictionClient(
             address,
             model_name,
@@ -79,7 +88,6 @@ class RankingClient:
         self._store = store
         self._tasks = tasks
         self._sequences = frozenset(store.sequence_names)
-        self._weights = np.array([float((weights or {}).get(task, 1.0)) for task in tasks])
 
     def rank(
         self,
@@ -94,6 +102,7 @@ class RankingClient:
         """Rooms for `user_id`, best first.
 
         Args:
+            user_id: The user; one that the store has never seen is ranked for with an empty history.
             live_ids: The candidates; all rooms that are live now by default.
             limit: Keep at most this many of the best.
             version: A version to insist on, instead of a label.
@@ -102,16 +111,18 @@ class RankingClient:
             deadline_s: Instead of the client's.
 
         Raises:
-            ValueError: The limit or the deadline is not positive, or both a version and a label are given.
-            RankingError: Unknown user, room, version or label, no server or store, no answer within the deadline, or an
+            ValueError: The limit isn't positive, the deadline is out of range, an id isn't an integer from 0 to
+                2^63 - 1, or both a version and a label are given.
+            RankingError: Unknown room, version or label, no server or store, no answer within the deadline, or an
                 answer without a finite score for each task and room.
         """
         if limit is not None and limit < 1:
             raise ValueError(f"limit must be at least 1, got {limit}")
         if version is not None and label != STABLE:
             raise ValueError(f"give a version or a label, not both: got version {version} and label {label!r}")
-        if deadline_s is not None and not deadline_s > 0:
-            raise ValueError(f"deadline_s must be a positive number of seconds, got {deadline_s!r}")
+        if deadline_s is not None:
+            check_deadline(deadline_s)
+        user_id, live_ids = _checked_user(user_id), None if live_ids is None else _checked_rooms(live_ids)
         end = time.monotonic() + (self._client.deadline_s if deadline_s is None else deadline_s)
         request = self._read(user_id, live_ids, version, label)
         if len(request.live_ids) == 0:
@@ -225,3 +236,17 @@ class RankingClient:
             int(request.foresight_as_of_ms[used].min()) if used.any() else None,
             int(len(used) - np.count_nonzero(used)),
         )
+
+
+def _checked_user(user_id: int) -> int:
+    with contextlib.suppress(TypeError):
+        if 0 <= (user := operator.index(user_id)) <= _MAX_ID:
+            return user
+    raise ValueError(f"user_id must be an integer from 0 to {_MAX_ID}, got {user_id!r}")
+
+
+def _checked_rooms(live_ids: Sequence[int] | np.ndarray) -> np.ndarray:
+    rooms = np.asarray(live_ids)
+    if rooms.size and (rooms.dtype.kind not in "iu" or rooms.min() < 0 or rooms.max() > _MAX_ID):
+        raise ValueError(f"live_ids must be integers from 0 to {_MAX_ID}, got {reprlib.repr(live_ids)}")
+    return rooms.astype(np.int64)

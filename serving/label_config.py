@@ -13,6 +13,9 @@ from serving.ranking_error import RankingError
 
 _log = logging.getLogger(__name__)
 
+COMING = ("START", "LOADING", "AVAILABLE")
+"""States of versions that a label may be on."""
+
 
 class LabelConfig:
     """Moves labels of one model on a server.
@@ -78,20 +81,42 @@ class LabelConfig:
         for model in config.model_config_list.config:
             if model.name != self._model_name:
                 continue
-            for other, labelled in list(model.version_labels.items()):
-                if other != label and labelled not in known:
-                    _log.warning("label %r goes: the server has no version %d of %s", other, labelled, model.name)
-                    del model.version_labels[other]
+            model.version_labels.pop(label, None)
+            _drop_gone(model, known)
             model.version_labels[label] = version
         self._apply(config, service)
 
     def withdraw(self, label: str, service: ModelServiceClient) -> None:
-        """Takes a label away, if it is there; raises as `move` does."""
-        config = self._read()
+        """Takes a label away, if it is there, and those of versions that the server has unloaded, with a log line.
+
+        Raises:
+            RankingError, OSError, ValueError: As `move`.
+        """
+        config, known = self._read(), self._known(service)
         for model in config.model_config_list.config:
             if model.name == self._model_name:
                 model.version_labels.pop(label, None)
+                _drop_gone(model, known)
         self._apply(config, service)
+
+    def pinned(self) -> set[int]:
+        """Versions that the configuration names: those that labels are on, and those of the policy "specific".
+
+        Raises:
+            OSError, ValueError: As the constructor.
+        """
+        models = [model for model in self._read().model_config_list.config if model.name == self._model_name]
+        labelled = {version for model in models for version in model.version_labels.values()}
+        return labelled.union(*(model.model_version_policy.specific.versions for model in models))
+
+    def _known(self, service: ModelServiceClient) -> set[int]:
+        try:
+            states = service.status(self._model_name)
+        except RankingError as error:
+            if error.code != "NOT_FOUND":
+                raise
+            return set()
+        return {version for version, status in states.items() if status.state in COMING}
 
     def _apply(self, config: api.ModelServerConfig, service: ModelServiceClient) -> None:
         service.reload(list(config.model_config_list.config))
@@ -119,3 +144,10 @@ class LabelConfig:
         if names.count(self._model_name) != 1:
             raise ValueError(f"the server's configuration has the models {names}, expected {self._model_name!r} once")
         return config
+
+
+def _drop_gone(model: api.ModelConfig, known: Collection[int]) -> None:
+    for label, version in list(model.version_labels.items()):
+        if version not in known:
+            _log.warning("label %r goes: the server has no version %d of %s", label, version, model.name)
+            del model.version_labels[label]

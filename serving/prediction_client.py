@@ -10,7 +10,7 @@ import numpy as np
 from serving.protos import serving_api_pb2 as api
 from serving.ranking_error import RankingError
 from serving.retry_budget import RetryBudget
-from serving.server_channel import ServerChannel
+from serving.server_channel import ServerChannel, check_deadline
 from serving.tensors import named_arrays, predict_request
 
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -41,7 +41,7 @@ class PredictionClient:
         Args:
             address: "host:port" of the server's gRPC interface.
             model_name: The name under which the server knows the model.
-            deadline_s: Seconds within which each request, with its retries, succeeds or fails.
+            deadline_s: Seconds within which each request, with its retries, succeeds or fails; at most a day.
             root_certificates: PEM certificates of the server's authority, or their file, for TLS.
             retry_budget: Bounds retries; by default `RetryBudget()`: in the long run one for each ten requests.
 
@@ -51,8 +51,7 @@ class PredictionClient:
         """
         if not model_name:
             raise ValueError("model_name must not be empty; it is the name of the folder that holds the versions")
-        if not deadline_s > 0:
-            raise ValueError(f"deadline_s must be a positive number of seconds, got {deadline_s!r}")
+        check_deadline(deadline_s)
         self.model_name = model_name
         self.deadline_s = deadline_s
         self._channel = ServerChannel(address, root_certificates, retry_budget or RetryBudget())
@@ -75,7 +74,8 @@ class PredictionClient:
             deadline_s: Instead of the client's.
 
         Raises:
-            ValueError: Both a version and a label are given, or an input has a type that can't be sent.
+            ValueError: Both a version and a label are given, the deadline is out of range, or an input has a type that
+                can't be sent.
             RankingError: There is no answer, or it can't be read.
         """
         if version is not None and label is not None:
@@ -86,6 +86,7 @@ class PredictionClient:
         if label is not None:
             request.model_spec.version_label = label
         budget_s = self.deadline_s if deadline_s is None else deadline_s
+        check_deadline(budget_s)
         response = self._channel.call(_PREDICT, request, api.PredictResponse, budget_s)
         try:
             outputs = named_arrays(response.outputs)

@@ -10,14 +10,13 @@ from types import TracebackType
 from beam_transforms.online_store import OnlineStore
 from beam_transforms.served import Served
 from beam_transforms.stored_rooms import StoredRooms
-from serving.label_config import LabelConfig
+from serving.label_config import COMING, LabelConfig
 from serving.model_service_client import ModelServiceClient, VersionStatus
 from serving.protos import serving_api_pb2 as api
 from serving.ranking_error import RankingError
 from serving.room_forecaster import RoomForecaster
 from serving.room_side_report import RoomSideReport
 
-_COMING = ("START", "LOADING", "AVAILABLE")
 _READ, _FORECAST, _WRITE = range(3)
 
 _log = logging.getLogger(__name__)
@@ -89,7 +88,7 @@ class RoomSide:
                 f"version {version} of model {self._model_name!r} can't be promoted: it isn't available, the server "
                 f"has { {known: status.state for known, status in states.items()} }",
             )
-        coming = {known for known, status in states.items() if status.state in _COMING}
+        coming = {known for known, status in states.items() if status.state in COMING}
         if self._labels is not None:
             self._labels.check(label, coming, self._store.served.labels)
         size = self._forecaster.size(version)

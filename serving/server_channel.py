@@ -17,6 +17,9 @@ Response = TypeVar("Response", bound=Message)
 MAX_MESSAGE_BYTES = 64 * 2**20
 """Largest message sent or taken."""
 
+MAX_DEADLINE_S = 86_400.0
+"""Longest deadline of a request: a day."""
+
 _RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED)
 _FIRST_BACKOFF_S = 0.02
 _LAST_BACKOFF_S = 0.5
@@ -46,8 +49,12 @@ class ServerChannel:
             ValueError: The address has another form, or there is no certificate.
             OSError: The file of certificates can't be read.
         """
-        if not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):[0-9]{1,5}", address):
-            raise ValueError(f"address of a model server must be host:port, e.g. 127.0.0.1:8500, got {address!r}")
+        form = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):([0-9]{1,5})", address)
+        if form is None or not 1 <= int(form[2]) <= 65535:
+            raise ValueError(
+                "address of a model server must be host:port with a port from 1 to 65535, e.g. 127.0.0.1:8500, got "
+                f"{address!r}"
+            )
         self.address = address
         self._encrypted = root_certificates is not None
         self._retry_budget = retry_budget
@@ -123,6 +130,14 @@ class ServerChannel:
                 "it isn't asked again, which would make it worse",
             )
         return RankingError(code.name, f"the model server at {self.address} answered {code.name}: {details}")
+
+
+def check_deadline(deadline_s: float) -> None:
+    """Raises ValueError if a deadline isn't positive, or longer than `MAX_DEADLINE_S`."""
+    if not 0 < deadline_s <= MAX_DEADLINE_S:
+        raise ValueError(
+            f"deadline_s must be a positive number of seconds, at most {MAX_DEADLINE_S:g} (a day), got {deadline_s!r}"
+        )
 
 
 def _certificates(given: bytes | Path) -> bytes:

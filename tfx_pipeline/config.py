@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,6 +80,8 @@ class PipelineConfig:
         pipeline_root: Folder for artifacts, metadata store and lock; one pipeline runs in it at a time.
         model_dir: Folder that the model server watches; versions go to `<model_dir>/<model_name>/<version>`.
         model_name: Name under which the model is served.
+        models_config: The model server's --model_config_file, where it has one: a push keeps the versions that it
+            names, by label or policy, however old they are. None keeps the newest five.
         model: Arguments of `keras_models.ranker.RankerConfig` that aren't the schema's, by name, such as `variant`.
         training: How a model is trained.
         gate: What it must show.
@@ -90,6 +93,7 @@ class PipelineConfig:
     pipeline_root: Path = Path("pipeline")
     model_dir: Path = Path("models")
     model_name: str = "live_ranker"
+    models_config: Path | None = None
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     gate: GateConfig = dataclasses.field(default_factory=GateConfig)
@@ -116,6 +120,7 @@ def load_config(path: Path) -> PipelineConfig:
         examples=folder / config.examples,
         pipeline_root=folder / config.pipeline_root,
         model_dir=folder / config.model_dir,
+        models_config=None if config.models_config is None else folder / config.models_config,
     )
 
 
@@ -150,6 +155,9 @@ def _require_positive(config: Any, *names: str) -> None:
 def _build(kind: Any, value: Any, where: str) -> Any:
     """`value`, as YAML gives it, as the type `kind`; `where` is what errors call it."""
     origin = typing.get_origin(kind)
+    if origin is types.UnionType:  # with None, which only a key that is left out means
+        (kind,) = (part for part in typing.get_args(kind) if part is not types.NoneType)
+        return _build(kind, value, where)
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         entries = _build(dict[str, Any], value, where)

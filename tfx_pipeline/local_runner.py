@@ -11,6 +11,7 @@ import absl.logging
 import filelock
 
 from beam_transforms.schema import RankingSchema
+from serving.label_config import LabelConfig
 from tfx_pipeline.config import PipelineConfig
 from tfx_pipeline.file_names import EVALUATION_FILE, FORECAST_FIGURES
 from tfx_pipeline.gate import require_tasks
@@ -36,6 +37,7 @@ def run_pipeline(config: PipelineConfig, span: int, progress: Callable[[str], No
 
     Raises:
         ValueError: The span is missing or has no examples, the examples don't fit the schema, or a setting is wrong.
+        OSError: The model server's configuration can't be read.
         RuntimeError: Another pipeline runs in the same root, or a component could not run.
         serving.publish_error.PublishError: The model was blessed and couldn't be published; run again to publish it.
     """
@@ -43,6 +45,8 @@ def run_pipeline(config: PipelineConfig, span: int, progress: Callable[[str], No
     require_span(config.examples, span)
     require_tasks(schema.task_names, config.gate)
     ranker_config(schema, config.model)
+    if config.models_config is not None:
+        LabelConfig(config.models_config, config.model_name)
     config.pipeline_root.mkdir(parents=True, exist_ok=True)
     try:
         with filelock.FileLock(config.pipeline_root / _LOCK_FILE, timeout=0):
@@ -76,6 +80,7 @@ def _run_locked(
         model_dir=config.model_dir.resolve(),
         model_name=config.model_name,
         warmup_rows=config.warmup_rows,
+        models_config=config.models_config and config.models_config.resolve(),
     )
     with _quiet(progress):
         LocalDagRunner().run(pipeline)

@@ -49,6 +49,7 @@ def create_pipeline(
     model_dir: Path,
     model_name: str,
     warmup_rows: int,
+    models_config: Path | None = None,
     beam_pipeline_args: Sequence[str] = LOCAL_BEAM_ARGS,
 ) -> Pipeline:
     """SpanExampleGen, StatisticsGen, ImportSchemaGen, StrictExampleValidator, LatestPushedModel, Trainer,
@@ -71,6 +72,7 @@ def create_pipeline(
         model_dir: Folder that the model server watches.
         model_name: Name under which the model is served.
         warmup_rows: Eval examples in each of the requests that a version is warmed up with.
+        models_config: The model server's configuration; versions that it names are kept.
         beam_pipeline_args: Where and how Beam runs (StatisticsGen uses it).
     """
     code = _code_fingerprint()
@@ -116,6 +118,7 @@ def create_pipeline(
         model_dir=str(model_dir),
         model_name=model_name,
         warmup_rows=warmup_rows,
+        models_config=str(models_config or ""),
         requested_ns=time.time_ns(),
     )
     return Pipeline(

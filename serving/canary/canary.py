@@ -47,6 +47,10 @@ class Canary:
     decides (`decide`, see `serving.canary.rule`). Both labels stay where they are meanwhile, else the trial ends. All
     that is known stands in one file, written at once: a process that is killed at any moment goes on where it was, and
     counts no outcome twice.
+
+    Attributes:
+        state: All that is known.
+        unread: Why the last `read` could not read all that is new; None if it could. Nothing is promoted meanwhile.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,6 +62,7 @@ class Canary:
         """
         self._path = path
         self.state = CanaryState.load(path)
+        self.unread: str | None = None
 
     @classmethod
     def start(
@@ -115,21 +120,26 @@ class Canary:
     def read(self, outcomes: Path) -> int:
         """Adds what is new in a file or folder of outcomes; see `read_outcomes`. Returns the number of lines.
 
+        What can't be read doesn't hold up the rest; `unread` says why it can't.
+
         Raises:
-            OSError: It can't be read.
-            ValueError: A file became shorter.
+            OSError: The state can't be written.
         """
         lines = 0
         config = self.state.config
         trial = Trial(CanarySplit(config.share, config.salt), self.state.version, self.state.stable_version)
-        for block in read_outcomes(outcomes, self.state.read, trial):
-            for side, columns in block.rows.items():
-                self.state.sides[side].add(*columns)
-                lines += len(columns[0])
-            lines += block.refused
-            self.state.refused += block.refused
-            self.state.refusal = block.refusal or self.state.refusal
-            self.state.read[block.file] = block.end
+        self.unread = None
+        try:
+            for block in read_outcomes(outcomes, self.state.read, trial):
+                for side, columns in block.rows.items():
+                    self.state.sides[side].add(*columns)
+                    lines += len(columns[0])
+                lines += block.refused
+                self.state.refused += block.refused
+                self.state.refusal = block.refusal or self.state.refusal
+                self.state.read[block.file] = block.end
+        except (OSError, ValueError) as error:
+            self.unread = str(error)
         if lines:
             self.state.write(self._path)
         return lines
@@ -156,7 +166,7 @@ class Canary:
         if moved:
             return Decision("roll_back", moved)
         elapsed_s = ((_now_ms() if now_ms is None else now_ms) - self.state.started_ms) / 1000
-        return decide(self.state.config, self.state.sides, elapsed_s)
+        return decide(self.state.config, self.state.sides, elapsed_s, self.unread)
 
     def act(self, decision: Decision, labels: Labels) -> None:
         """Does what was decided: "promote" moves "stable" to the version; both ends take "canary" away.

@@ -158,18 +158,24 @@ def decide(
     state: Path,
     as_json: bool,
 ) -> None:
-    """Reads new outcomes and decides by rule: promote, roll back, or go on."""
+    """Reads new outcomes and decides by rule: promote, roll back, or go on.
+
+    While some can't be read it decides by the others, and promotes nothing; without --every it ends with status 1 then.
+    """
     from serving.canary.canary import Canary
 
     def decide_once(trial: "Canary") -> bool:
         """Whether that was the end."""
         lines = 0 if outcomes is None else trial.read(outcomes)
+        if trial.unread is not None and not as_json:
+            click.echo(f"failed: {trial.unread}; deciding by what was read", err=True)
         decision = trial.decide(_served(store))
         if is_applied and decision.action != "go_on":
             with _labels(address, model_name, store, models_config, root_certificates) as labels:
                 trial.act(decision, labels)
         if as_json:
-            click.echo(json.dumps(dataclasses.asdict(decision) | {"lines": lines, "phase": trial.state.phase}))
+            told = dataclasses.asdict(decision) | {"lines": lines, "phase": trial.state.phase}
+            click.echo(json.dumps(told if trial.unread is None else told | {"read_error": trial.unread}))
         else:
             click.echo(f"{decision.action.replace('_', ' ')}: {'; '.join(decision.reasons)}")
         return decision.action != "go_on" or trial.state.phase != "running"
@@ -180,12 +186,14 @@ def decide(
         try:
             with _errors():
                 if decide_once(trial) or every_s is None:
-                    return
+                    break
         except click.ClickException as error:
             if every_s is None:
                 raise
             click.echo(f"failed: {error.message}; trying again", err=True)
         time.sleep(every_s)
+    if every_s is None and trial.unread is not None:
+        raise click.exceptions.Exit(1)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,8 @@ LEAST_CLICKS = 50
 """Fewer clicks of a side are too few for intervals that take sums as normal."""
 
 MAX_FAILURES = 0.01
-"""Part of the canary's impressions and requests that it may leave to the stable version, or without an answer."""
+"""Part of the canary's impressions and requests that it may leave to the stable version, or without an answer, beyond
+the part that the stable version leaves without one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,9 @@ class CanaryComparison:
             the stable side has too few clicks. Users of the canary count whoever answered them.
         calibration: Side -> predicted / observed clicks, of what each version answered itself; None while the side has
             too few clicks.
-        failures: Part of what users of the canary asked for that the canary didn't answer; None if they asked nothing.
+        failures: Part of what users of the canary asked for that the canary didn't answer, less the part of what users
+            of the stable version asked for that nobody answered: rooms that have ended and a store that is away are no
+            version's failures, and are on both sides. None while a side has asked for nothing.
     """
 
     ctr_change: Interval | None
@@ -37,9 +40,10 @@ class CanaryComparison:
     @classmethod
     def of(cls, config: CanaryConfig, sides: dict[str, SideStatistics]) -> "CanaryComparison":
         """Compares `SIDES`."""
-        stable, canary, fell_back, failed = (sides[name].sums for name in SIDES)
+        stable, canary, fell_back, failed, stable_failed = (sides[name].sums for name in SIDES)
         calibration = {name: _calibration(config, sides[name]) for name in ("stable", CANARY)}
-        failures = _failures(config, fell_back[:, 0] + failed[:, 0], canary[:, 0] + fell_back[:, 0] + failed[:, 0])
+        left, of_stable = (fell_back + failed)[:, 0], stable_failed[:, 0]
+        failures = _failures(config, of_stable, stable[:, 0] + of_stable, left, canary[:, 0] + left)
         return cls(_ctr_change(config, stable, canary + fell_back), calibration, failures)
 
     def to_json(self) -> dict[str, Any]:
@@ -64,15 +68,20 @@ def _ctr_change(config: CanaryConfig, stable: np.ndarray, canary: np.ndarray) ->
     return always_valid_interval(ratio - 1, variance, config.max_ctr_loss, config.alpha / 2)
 
 
-def _failures(config: CanaryConfig, failed: np.ndarray, asked: np.ndarray) -> Interval | None:
+def _failures(
+    config: CanaryConfig, stable_failed: np.ndarray, stable_asked: np.ndarray, failed: np.ndarray, asked: np.ndarray
+) -> Interval | None:
     """From sums of each group of users."""
-    total = float(asked.sum())
-    if not total:
+    if not stable_asked.any() or not asked.any():
         return None
-    share = float(failed.sum()) / total
-    least = max(share * (1 - share), MAX_FAILURES * (1 - MAX_FAILURES)) / total
-    variance = max(ratio_variance(failed, asked), least)
-    return always_valid_interval(share, variance, MAX_FAILURES, config.alpha / 2)
+    shares, variances = [], []
+    for left, of in ((stable_failed, stable_asked), (failed, asked)):
+        total = float(of.sum())
+        share = float(left.sum()) / total
+        least = max(share * (1 - share), MAX_FAILURES * (1 - MAX_FAILURES)) / total
+        shares.append(share)
+        variances.append(max(ratio_variance(left, of), least))
+    return always_valid_interval(shares[1] - shares[0], sum(variances), MAX_FAILURES, config.alpha / 2)
 
 
 def _calibration(config: CanaryConfig, side: SideStatistics) -> Interval | None:

@@ -48,7 +48,7 @@ def read_outcomes(path: Path, read: Mapping[str, int], trial: Trial) -> Iterator
     - "score" is the predicted click-through rate, `RankedRoom.scores["ctr"]`. (`RankedRoom.score` is a sum over tasks.)
     - "label" is 1 where the user clicked, else 0.
 
-    A request that ended with an error, so that nothing was shown, is a line
+    A request that ended with an error, so that nothing was shown, is a line, for users of both sides:
 
         {"experiment": "version-8", "user_id": 17, "error": "DEADLINE_EXCEEDED"}
 
@@ -60,22 +60,31 @@ def read_outcomes(path: Path, read: Mapping[str, int], trial: Trial) -> Iterator
         trial: What the lines are of.
 
     Raises:
-        FileNotFoundError: There is nothing at the path.
-        ValueError: A file became shorter.
+        OSError: There is nothing at the path.
+        ValueError: Files can't be read, or became shorter; those that can have been read.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no file or folder of outcomes here")
+    unread: list[str] = []
     for file in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
         file = file.resolve()
-        begin = read.get(str(file), 0)
-        size = file.stat().st_size
-        if size < begin:
-            raise ValueError(
-                f"{file}: has {size} bytes, {begin} were read before; outcomes are only ever added: give new ones a "
-                "file of another name"
-            )
-        if size > begin:
-            yield from _blocks(file, begin, trial)
+        try:
+            yield from _new(file, read.get(str(file), 0), trial)
+        except (OSError, ValueError) as error:
+            unread.append(str(error))
+    if unread:
+        raise ValueError("; ".join(unread))
+
+
+def _new(file: Path, begin: int, trial: Trial) -> Iterator[Outcomes]:
+    size = file.stat().st_size
+    if size < begin:
+        raise ValueError(
+            f"{file}: has {size} bytes, {begin} were read before; outcomes are only ever added: give new ones a file "
+            "of another name"
+        )
+    if size > begin:
+        yield from _blocks(file, begin, trial)
 
 
 def _blocks(file: Path, begin: int, trial: Trial) -> Iterator[Outcomes]:
@@ -111,8 +120,8 @@ def _parse(lines: list[bytes], file: str, end: int, trial: Trial) -> Outcomes:
             if "error" not in outcome:
                 side, score, label = _impression(outcome, is_canary, trial)
                 columns[side].append((user, score, label))
-            elif is_canary:
-                columns["failed"].append((user, 0.0, 0))
+            else:
+                columns["failed" if is_canary else "stable_failed"].append((user, 0.0, 0))
         except (ValueError, KeyError, TypeError) as error:
             refusals.append(error)
     rows = {

@@ -11,17 +11,19 @@ LEAST_FAILURES = 50
 """Fewer may all be of one user's request."""
 
 
-def decide(config: CanaryConfig, sides: dict[str, SideStatistics], elapsed_s: float) -> Decision:
+def decide(
+    config: CanaryConfig, sides: dict[str, SideStatistics], elapsed_s: float, unread: str | None = None
+) -> Decision:
     """What is to become of a canary.
 
-    It is rolled back if the part of its requests that it didn't answer is certainly more than `MAX_FAILURES`. With
-    enough impressions on both sides, it is
+    It is rolled back if the part of its requests that it didn't answer is certainly larger than that of the stable
+    version's, by more than `MAX_FAILURES`. With enough impressions on both sides, it is
 
     - rolled back if its click-through rate is certainly lower than the stable version's, or its calibration certainly
       out of bounds where the stable version's isn't (if both are, labels are late or the world has changed, and the
       new version isn't to blame);
     - promoted if a loss beyond `max_ctr_loss` is out of the question, its calibration certainly within bounds, and
-      more failures than `MAX_FAILURES` are out of the question.
+      more failures than the stable version's and `MAX_FAILURES` are out of the question, and all outcomes are known.
 
     "Certainly" goes by intervals that hold at all times at once (`always_valid_interval`), so it may be asked as often
     as one likes. A canary that isn't decided by the deadline is rolled back.
@@ -30,13 +32,18 @@ def decide(config: CanaryConfig, sides: dict[str, SideStatistics], elapsed_s: fl
         config: The bounds.
         sides: One of `SIDES` -> what happened there.
         elapsed_s: Seconds since the start.
+        unread: Why outcomes could not be read; None if all were.
     """
     comparison = CanaryComparison.of(config, sides)
     ctr, calibration, failures = comparison.ctr_change, comparison.calibration, comparison.failures
     failed = sides["fell_back"].impressions + sides["failed"].impressions
     if failures is not None and failures.low > MAX_FAILURES and failed >= LEAST_FAILURES:
-        least = f"{failures.low:.1%} at least, allowed {MAX_FAILURES:.1%}"
-        return Decision("roll_back", (f"the canary left {failures.estimate:.1%} of what it was asked for, {least}",))
+        more, least, allowed = (100 * part for part in (failures.estimate, failures.low, MAX_FAILURES))
+        reason = (
+            f"the part that the canary left of what it was asked for is {more:.1f} percentage points larger than the "
+            f"stable version's, {least:.1f} at least, allowed {allowed:.1f}"
+        )
+        return Decision("roll_back", (reason,))
     impressions = {
         "stable": sides["stable"].impressions,
         CANARY: sides[CANARY].impressions + sides["fell_back"].impressions,
@@ -46,8 +53,9 @@ def decide(config: CanaryConfig, sides: dict[str, SideStatistics], elapsed_s: fl
         for name, rows in impressions.items()
         if rows < config.min_impressions
     ]
+    missing = [] if unread is None else [f"outcomes can't be read: {unread}"]
     if few:
-        return _open(config, few, elapsed_s)
+        return _open(config, few + missing, elapsed_s)
     found = [
         f"CTR changes by {_percent(ctr)}",
         f"predicted / observed clicks of the canary: {_ratio(calibration[CANARY])}",
@@ -67,15 +75,15 @@ def decide(config: CanaryConfig, sides: dict[str, SideStatistics], elapsed_s: fl
         return Decision("roll_back", tuple(against))
     no_loss = ctr is not None and ctr.low > -config.max_ctr_loss
     answers = failures is not None and failures.high <= MAX_FAILURES
-    if no_loss and answers and _within(config, calibration[CANARY]):
+    if no_loss and answers and _within(config, calibration[CANARY]) and not missing:
         return Decision("promote", tuple(found))
     if not no_loss:
         found.append(f"a loss of more than {config.max_ctr_loss:.1%} isn't ruled out yet")
     if not _within(config, calibration[CANARY]):
         found.append(f"calibration isn't certainly within 1 +- {config.max_calibration_error:g} yet")
     if not answers:
-        found.append(f"failures of more than {MAX_FAILURES:.1%} aren't ruled out yet")
-    return _open(config, found, elapsed_s)
+        found.append(f"failures of more than {MAX_FAILURES:.1%} beyond the stable version's aren't ruled out yet")
+    return _open(config, found + missing, elapsed_s)
 
 
 def _open(config: CanaryConfig, reasons: list[str], elapsed_s: float) -> Decision:

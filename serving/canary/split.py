@@ -7,9 +7,10 @@ import numpy as np
 CANARY = "canary"
 """Label of the version that is tried."""
 
-SIDES = ("stable", CANARY, "fell_back", "failed")
+SIDES = ("stable", CANARY, "fell_back", "failed", "stable_failed")
 """What is counted apart: impressions of users of the stable version; of users of the canary, answered by the canary, or
-by the stable version in its stead; and requests of users of the canary that nobody answered."""
+by the stable version in its stead; and requests that nobody answered, of users of the canary and of the stable
+version."""
 
 
 class CanarySplit:

@@ -10,7 +10,7 @@ from serving.canary.side_statistics import SideStatistics
 from serving.canary.split import SIDES
 from serving.durable_files import replace_durably
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclasses.dataclass

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import itertools
 import json
 import reprlib
 from collections.abc import Mapping
@@ -130,6 +131,8 @@ def _array(name: str, value: Any, dtype_code: int) -> np.ndarray:
         wanted = np.dtype(dtype.as_numpy_dtype)
         if array.size and not _fits(array.dtype.kind, wanted):
             raise ValueError(f"{array.dtype} is not of expected type: {dtype.name}")
+        if array.dtype.kind in "iuf" and _has_boolean(value, array.ndim):
+            raise ValueError(f"bool is not of expected type: {dtype.name}")
         if array.size and wanted.kind in "iu":
             limits = np.iinfo(wanted)
             if array.min() < limits.min or array.max() > limits.max:
@@ -142,6 +145,14 @@ def _array(name: str, value: Any, dtype_code: int) -> np.ndarray:
 def _fits(found: str, wanted: np.dtype) -> bool:
     """Whether JSON values that numpy took for kind `found` may go into a tensor of type `wanted`."""
     return found in {"f": "iuf", "i": "i", "u": "iu", "b": "b", "O": "O"}.get(wanted.kind, "")
+
+
+def _has_boolean(value: Any, ndim: int) -> bool:
+    """Whether a list of `ndim` dimensions holds a boolean, which numpy takes for a number among numbers."""
+    entries = iter([value])
+    for _ in range(ndim):
+        entries = itertools.chain.from_iterable(entries)
+    return bool in map(type, entries)
 
 
 def _decoded(value: Any) -> Any:

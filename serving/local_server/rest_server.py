@@ -1,5 +1,6 @@
 """RestServer: the REST interface over HTTP."""
 
+import email.errors
 import http.server
 import io
 import ipaddress
@@ -13,6 +14,13 @@ from serving.local_server.rest_api import RestApi, RestResponse, error_response
 from serving.local_server.server_options import ServerOptions
 
 _log = logging.getLogger(__name__)
+
+_NO_HEADER = (
+    email.errors.FirstHeaderLineIsContinuationDefect,
+    email.errors.InvalidHeaderDefect,
+    email.errors.MissingHeaderBodySeparatorDefect,
+)
+"""Lines at which reading the headers ends, or that are left out: where the body ends would be a guess."""
 
 
 class RestServer(http.server.ThreadingHTTPServer):
@@ -132,10 +140,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(501, f"Unsupported method ({self.command!r})")
 
     def _answer(self) -> None:
-        length = self.headers.get("Content-Length", "0")
+        lengths = self.headers.get_all("Content-Length", ["0"])
+        length = lengths[0]
         digits = length.lstrip("0") or "0"  # zeros before it must not hide how large the number is
         most = self.server.options.max_message_bytes
-        if "Transfer-Encoding" in self.headers:
+        if any(isinstance(defect, _NO_HEADER) for defect in self.headers.defects):
+            self.send_error(400, "each line of the headers must be 'name: value', without a space before the colon")
+        elif len(lengths) > 1:
+            self.send_error(400, f"give Content-Length once, got {len(lengths)} of them")
+        elif "Transfer-Encoding" in self.headers:
             self.send_error(411, "send the body with a Content-Length, not chunked")
         elif not (length.isascii() and length.isdigit()):
             self.send_error(400, f"Content-Length must be a number of bytes, got {length!r}")

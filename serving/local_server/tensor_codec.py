@@ -57,7 +57,7 @@ def decode_tensor(name: str, proto: Any, most_bytes: int = MAX_TENSOR_BYTES) -> 
     shape = [dim.size for dim in proto.tensor_shape.dim]
     try:
         dtype = _numpy_type(proto.dtype)
-    except TypeError as error:
+    except (KeyError, TypeError) as error:  # TensorFlow has types, of resources say, that numpy hasn't
         raise invalid_argument(f"tensor parsing error: {name}: unknown type {proto.dtype}") from error
     if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
         raise invalid_argument(f"tensor parsing error: {name}: the shape {shape} is not fully known")

@@ -328,7 +328,10 @@ def test_one_client_serves_many_threads(client):
     assert all(ranking == rankings[0] for ranking in rankings)
 
 
-@pytest.mark.parametrize("address", ["localhost", "http://localhost:8500", "localhost:", ":8500", "a b:1", ""])
+@pytest.mark.parametrize(
+    "address",
+    ["localhost", "http://localhost:8500", "localhost:", ":8500", "a b:1", "", "a:0", "a:65536", "127.0.0.1:84036"],
+)
 def test_a_wrong_address_is_refused(address):
     with pytest.raises(ValueError, match="must be host:port"):
         RankingClient(address, "ranker", FakeStore())
@@ -347,6 +350,50 @@ def test_wrong_arguments_are_refused(server, client):
         client.rank(1, deadline_s=-1)
     with pytest.raises(ValueError, match="not both"), PredictionClient(server.address, "ranker") as predictions:
         predictions.predict({}, version=1, label="stable")
+
+
+@pytest.mark.parametrize("deadline_s", [0, -1, float("nan"), float("inf"), 8e9, 86_401])
+def test_a_deadline_that_can_not_be_kept_is_refused(server, client, deadline_s):
+    asked = r"deadline_s must be a positive number of seconds, at most 86400 \(a day\), got "
+    for opened in (PredictionClient, lambda *address, **options: RankingClient(*address, FakeStore(), **options)):
+        with pytest.raises(ValueError, match=asked):
+            opened(server.address, "ranker", deadline_s=deadline_s)
+    with pytest.raises(ValueError, match=asked):
+        client.rank(1, deadline_s=deadline_s)
+    with pytest.raises(ValueError, match=asked), PredictionClient(server.address, "ranker") as predictions:
+        predictions.predict({}, deadline_s=deadline_s)
+    assert server.calls == 0
+
+
+def test_the_longest_deadline_is_kept(client):
+    assert len(client.rank(1, deadline_s=86_400).rooms) == 3
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_a_weight_that_would_end_the_order_is_refused(server, weight):
+    with pytest.raises(ValueError, match=f"weights must be finite numbers, got {{'gtr': {weight}}}"):
+        RankingClient(server.address, "ranker", FakeStore(), weights={"gtr": weight})
+
+
+@pytest.mark.parametrize("user", [-1, 2**63, 1.9, 1.0, "1", None, np.uint64(2**64 - 1)])
+def test_a_user_that_is_no_id_is_refused(server, client, user):
+    with pytest.raises(ValueError, match=r"user_id must be an integer from 0 to 9223372036854775807, got .*[\dN]"):
+        client.rank(user)
+    assert server.calls == 0
+
+
+@pytest.mark.parametrize(
+    "rooms", [[-1], [10, 2**63], [2**64], [10.5], ["10"], [True], np.array([2**64 - 1], np.uint64), np.array([10.0])]
+)
+def test_rooms_that_are_no_ids_are_refused(server, client, rooms):
+    with pytest.raises(ValueError, match=r"live_ids must be integers from 0 to 9223372036854775807, got .*\["):
+        client.rank(1, rooms)
+    assert server.calls == 0
+
+
+def test_ids_of_numpy_are_taken(client):
+    ranking = client.rank(np.uint32(1), np.array([10, 30], np.uint64))
+    assert ([room.live_id for room in ranking.rooms], type(ranking.user_id)) == ([30, 10], int)
 
 
 class VersionedServer:

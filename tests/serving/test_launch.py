@@ -128,9 +128,10 @@ def test_a_server_lives_as_long_as_its_block(place, tmp_path, room_inputs, monke
 
 
 _PARENT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from serving.launch import launch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background inherit that it is ignored
 with launch(Path(sys.argv[1]), "ranker", kind="local") as running:
     print(running.pid, flush=True)
     time.sleep(600)

@@ -461,6 +461,39 @@ def test_a_job_follows_server_and_store(server, store, room_side):
     assert follower.step() is None
 
 
+def test_a_store_that_is_replaced_as_of_the_same_time_gets_its_vectors_back(server, store, room_side, tmp_path):
+    server.sizes[2] = 0
+    room_side.promote(2, "without")
+    follower = RoomFollower(room_side, room_side._service, store, MODEL, None)
+    room_side.promote(1)
+    follower.step()
+    fill(tmp_path / "store", seed=8)
+    done = follower.step()
+    assert (done.event, done.rooms, done.as_of_ms) == ("refresh", 6, BEGIN_MS) and follower.step() is None
+    _check(store, 1)
+
+    def replace(method, context):
+        if method == "Predict":
+            server.before = lambda method, context: None
+            fill(tmp_path / "store", seed=9)
+
+    server.before = replace  # while vectors of the features before are computed
+    fill(tmp_path / "store", seed=8)
+    follower.step()
+    assert store.foresight_versions == () and follower.step().rooms == 6 and follower.step() is None
+    _check(store, 1)
+
+
+def test_a_replaced_store_gets_its_vectors_back_after_a_promotion(server, store, room_side, tmp_path):
+    follower = RoomFollower(room_side, room_side._service, store, MODEL)
+    follower.step()
+    fill(tmp_path / "store", rooms=ROOMS[:0])
+    assert follower.step() is None
+    fill(tmp_path / "store", seed=8)
+    assert follower.step().rooms == 6 and follower.step() is None
+    _check(store, 1)
+
+
 def test_a_promotion_leaves_no_window_out_for_other_versions(server, store, room_side):
     server.sizes[2], server.states[2] = 4, "LOADING"
     room_side.promote(1)

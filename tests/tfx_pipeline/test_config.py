@@ -17,6 +17,7 @@ def test_an_empty_file_gives_the_defaults_with_paths_beside_the_file(tmp_path):
     assert config.examples == tmp_path / "examples"
     assert config.training == TrainingConfig()
     assert config.gate == GateConfig()
+    assert config.models_config is None
 
 
 def test_values_are_read_with_their_types(tmp_path):
@@ -25,6 +26,7 @@ def test_values_are_read_with_their_types(tmp_path):
         """
         examples: /data/examples
         model_dir: ../served
+        models_config: models.config
         model: {variant: base}
         training: {epochs: 2, learning_rate: 1}
         gate:
@@ -34,6 +36,7 @@ def test_values_are_read_with_their_types(tmp_path):
     )
     assert config.examples == Path("/data/examples")
     assert config.model_dir == tmp_path / "../served"
+    assert config.models_config == tmp_path / "models.config"
     assert config.model == {"variant": "base"}
     assert config.training == TrainingConfig(epochs=2, learning_rate=1.0)
     assert isinstance(config.training.learning_rate, float)
@@ -55,6 +58,7 @@ def test_values_are_read_with_their_types(tmp_path):
         ("gate: {largest_loss: {accuracy: {ctr: 0.1}}}", "largest_loss has thresholds for ['accuracy']"),
         ("model_name: a/b", "model_name must be the name of a folder, got 'a/b'"),
         ("examples: 3", "examples: expected a path, got 3"),
+        ("models_config: ", "models_config: expected a path, got None"),
         ("examples: [", "not valid YAML"),
         ("- examples", "expected keys with values, got ['examples']"),
     ],

@@ -39,7 +39,11 @@ def config(tmp_path_factory, write_span) -> PipelineConfig:
         write_span(folder / "examples", span, seed=span)
     write_span(folder / "examples", 2, seed=2, shuffle_labels=True)
     write_span(folder / "examples", 4, rows=200, changed=_broken)
+    labels = 'version_labels { key: "stable" value: 1 } version_labels { key: "canary" value: 2 }'
+    models = f'config {{ name: "live_ranker" base_path: "/m" {labels} }}'
+    (folder / "models.config").write_text(f"model_config_list {{ {models} }}")
     settings = {
+        "models_config": "models.config",
         "model": {"user_bins": 100, "author_bins": 100, "expert_units": [32, 16], "experts": 2},
         "training": {"epochs": 4, "batch_size": 128, "learning_rate": 0.005},
         "gate": {
@@ -154,6 +158,7 @@ def test_running_a_rejected_span_again_comes_from_the_cache_to_the_same_answer(c
 
 
 def test_a_run_that_was_killed_before_the_push_goes_on_where_it_stopped(config, third):
+    # The push is told to keep the versions that labels are on.
     script = """
 import os, signal, sys
 from pathlib import Path
@@ -161,7 +166,12 @@ from tfx_pipeline.components import version_pusher
 from tfx_pipeline.config import load_config
 from tfx_pipeline.local_runner import run_pipeline
 
-version_pusher.publish = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+
+def publish(*arguments, protected):
+    assert protected == {1, 2}, protected
+    os.kill(os.getpid(), signal.SIGKILL)
+
+version_pusher.publish = publish
 run_pipeline(load_config(Path(sys.argv[1])), 3)
 """
     command = [sys.executable, "-c", script, str(config.examples.parent / "pipeline.yaml")]

@@ -38,3 +38,9 @@ def test_a_threshold_for_an_unknown_task_is_refused(config):
 def test_an_unknown_setting_of_the_model_is_refused(config):
     with pytest.raises(ValueError, match=r"model: unknown keys \['varaint'\]"):
         run_pipeline(dataclasses.replace(config, model={"varaint": "base"}), 1)
+
+
+def test_a_configuration_of_the_server_without_the_model_is_refused_before_anything_is_trained(config, tmp_path):
+    (tmp_path / "models.config").write_text('model_config_list { config { name: "other" base_path: "/o" } }')
+    with pytest.raises(ValueError, match=r"has the models \['other'\], expected 'live_ranker' once"):
+        run_pipeline(dataclasses.replace(config, models_config=tmp_path / "models.config"), 1)

@@ -11,6 +11,7 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types.standard_artifacts import Examples, Model, ModelBlessing, ModelEvaluation, PushedModel
 from tfx.utils import path_utils
 
+from serving.label_config import LabelConfig
 from serving.publisher import publish, published_versions
 from tfx_pipeline.components.latest_pushed_model_strategy import MODEL_ID_PROPERTY
 from tfx_pipeline.config import METRICS
@@ -30,6 +31,7 @@ def VersionPusher(  # noqa: N802
     model_dir: Parameter[str],
     model_name: Parameter[str],
     warmup_rows: Parameter[int],
+    models_config: Parameter[str],
     requested_ns: Parameter[int],
     served_model: InputArtifact[PushedModel] = None,
 ) -> None:
@@ -42,6 +44,7 @@ def VersionPusher(  # noqa: N802
         model_dir: Folder that the model server watches.
         model_name: Name under which the model is served.
         warmup_rows: Eval examples in each of the requests that warm the version up.
+        models_config: The model server's configuration: versions that it names are kept; "" if there is none.
         requested_ns: When the push was asked for; another value each time keeps the push out of the cache.
         served_model: What was pushed before; None if this is the first.
     """
@@ -55,7 +58,10 @@ def VersionPusher(  # noqa: N802
     if version is None:
         schema, files = read_schema(Path(examples.uri)), example_files(Path(examples.uri) / "Split-eval")
         manifest = _manifest(report, exported, model_name, served_model)
-        version = publish(exported, base, manifest, warmup_requests(exported, model_name, files, schema, warmup_rows))
+        requests = warmup_requests(exported, model_name, files, schema, warmup_rows)
+        # Read now, not when the run began: a trial may have begun meanwhile.
+        pinned = LabelConfig(Path(models_config), model_name).pinned() if models_config else ()
+        version = publish(exported, base, manifest, requests, protected=pinned)
     pushed_model.set_int_custom_property("pushed", 1)
     pushed_model.set_string_custom_property("pushed_destination", str(base / model_name / str(version)))
     pushed_model.set_string_custom_property("pushed_version", str(version))

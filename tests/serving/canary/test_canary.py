@@ -20,7 +20,7 @@ from serving.canary.config import CanaryConfig
 from serving.canary.decision import Decision
 from serving.canary.labels import CanaryLabels
 from serving.canary.side_statistics import SideStatistics
-from serving.canary.split import CanarySplit
+from serving.canary.split import SIDES, CanarySplit
 from serving.canary.state import CanaryState
 from serving.protos import serving_api_pb2 as api
 from serving.ranking import Ranking
@@ -213,25 +213,24 @@ def test_a_canary_that_fails_is_rolled_back(tmp_path, trial, labels):
     _write(tmp_path / "outcomes.jsonl", _lines(generator, 18_000, "canary", fell_back=True, version=7))
     trial.read(tmp_path / "outcomes.jsonl")
     decision = trial.decide(labels.served, now_ms=2_000_000)
-    assert decision.action == "roll_back" and "left 30.0% of what it was asked for" in decision.reasons[0]
+    assert decision.action == "roll_back" and "is 30.0 percentage points larger than the stable" in decision.reasons[0]
     sides = trial.status()["sides"]
-    assert [sides[name]["impressions"] for name in ("stable", "canary", "fell_back", "failed")] == [
-        60_000,
-        42_000,
-        18_000,
-        0,
-    ]
+    assert [sides[name]["impressions"] for name in SIDES] == [60_000, 42_000, 18_000, 0, 0]
 
 
-def test_requests_without_an_answer_are_failures_of_the_canary(tmp_path, trial, labels):
-    generator = np.random.default_rng(0)
-    _write(tmp_path / "outcomes.jsonl", _lines(generator, 3000, "stable") + _lines(generator, 3000, "canary"))
-    for side in ("stable", "canary"):
-        _write(tmp_path / "outcomes.jsonl", _lines(generator, 600, side, error="DEADLINE_EXCEEDED"))
-    trial.read(tmp_path / "outcomes.jsonl")
+@pytest.mark.parametrize(("stable_failed", "action"), [(60, "roll_back"), (600, "go_on")])
+def test_what_fails_as_often_for_the_stable_version_is_no_failure_of_the_canary(
+    tmp_path, trial, labels, stable_failed, action
+):
+    """Rooms that have ended, or a store that is away."""
+    generator, outcomes = np.random.default_rng(0), tmp_path / "outcomes.jsonl"
+    _write(outcomes, _lines(generator, 3000, "stable") + _lines(generator, 3000, "canary"))
+    _write(outcomes, _lines(generator, 600, "canary", error="NOT_FOUND"))
+    _write(outcomes, _lines(generator, stable_failed, "stable", error="NOT_FOUND"))
+    assert trial.read(outcomes) == 6600 + stable_failed
     sides = trial.status()["sides"]
-    assert (sides["stable"]["impressions"], sides["failed"]["impressions"], trial.state.refused) == (3000, 600, 0)
-    assert trial.decide(labels.served, now_ms=2_000_000).action == "roll_back"
+    assert [sides[name]["impressions"] for name in SIDES] == [3000, 3000, 0, 600, stable_failed]
+    assert (trial.state.refused, trial.decide(labels.served, now_ms=2_000_000).action) == (0, action)
 
 
 def test_files_of_one_name_in_two_folders_are_two(tmp_path, trial):
@@ -296,22 +295,34 @@ def test_lines_that_cannot_be_used_are_counted_with_the_reason(tmp_path, trial):
     assert trial.read(tmp_path / "outcomes.jsonl") == len(wrong) + 3
     status = trial.status()
     assert status["refused"] == len(wrong)
-    assert [side["impressions"] for side in status["sides"].values()] == [1, 1, 1, 0]
+    assert [side["impressions"] for side in status["sides"].values()] == [1, 1, 1, 0, 0]
     assert "version 9 isn't the canary's, which is 8" in status["refusal"]
 
 
-def test_outcomes_that_became_shorter_are_refused(tmp_path, trial):
-    file = tmp_path / "outcomes.jsonl"
-    _write(file, _lines(np.random.default_rng(0), 3, "canary"))
-    trial.read(file)
-    file.write_text("")
-    with pytest.raises(ValueError, match="outcomes are only ever added"):
-        trial.read(file)
-    with pytest.raises(FileNotFoundError, match="no file or folder of outcomes"):
-        trial.read(tmp_path / "none")
+def test_outcomes_that_can_not_be_read_hold_up_neither_the_others_nor_the_end(tmp_path, trial, labels):
+    folder = tmp_path / "outcomes"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    _write(folder / "1.jsonl", _lines(generator, 30_000, "stable"))
+    assert (trial.read(folder), trial.unread) == (30_000, None)
+    (folder / "1.jsonl").write_text("")  # became shorter
+    (folder / "2.jsonl").mkdir()
+    _write(folder / "3.jsonl", _lines(generator, 60_000, "canary", 1.1) + _lines(generator, 30_000, "stable"))
+    assert trial.read(folder) == 90_000
+    assert "1.jsonl: has 0 bytes" in trial.unread and "2.jsonl" in trial.unread
+    assert Canary(tmp_path / "canary.json").state.sides["canary"].impressions == 60_000, "it is written"
+    decision = trial.decide(labels.served, now_ms=2_000_000)
+    assert decision.action == "go_on" and decision.reasons[-1] == f"outcomes can't be read: {trial.unread}"
+    assert trial.decide({"stable": 9, "canary": 8}, now_ms=2_000_000).action == "roll_back"
+    late = trial.decide(labels.served, now_ms=10**12)
+    assert late.action == "roll_back" and late.reasons[0] == "not decided within 86400 s"
+    (folder / "1.jsonl").unlink()
+    (folder / "2.jsonl").rmdir()
+    assert (trial.read(folder), trial.unread) == (0, None)
+    assert trial.decide(labels.served, now_ms=2_000_000).action == "promote"
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "config": {"salt": "x"}}'])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 3}', '{"format": 2, "config": {"salt": "x"}}'])
 def test_a_file_that_is_no_state_is_refused(tmp_path, content):
     (tmp_path / "canary.json").write_text(content)
     with pytest.raises(ValueError, match="not the state of a canary"):
@@ -525,7 +536,8 @@ def test_the_commands_drive_a_trial_from_start_to_end(tmp_path, command, labels)
     assert "5,500" in status.output
 
 
-def test_a_decision_goes_on_after_a_transient_error(tmp_path, command, trial, labels, monkeypatch):
+def test_a_decision_goes_on_after_a_transient_error(tmp_path, command, labels, monkeypatch):
+    Canary.start(tmp_path / "canary.json", 8, CONFIG, labels)
     outcomes, slept, whole = tmp_path / "outcomes.jsonl", [], labels.withdraw
 
     def sleep(seconds):
@@ -543,9 +555,24 @@ def test_a_decision_goes_on_after_a_transient_error(tmp_path, command, trial, la
     assert command(*arguments).exit_code == 1
     result = command(*arguments, "--every", "30")
     assert (result.exit_code, slept, labels.labels) == (0, [30, 30, 30], {"stable": 7})
-    assert result.output.count("no file or folder of outcomes here; trying again") == 2
+    assert result.output.count("no file or folder of outcomes here; deciding by what was read") == 2
     assert result.output.count("failed: the server went; trying again") == 1
     assert "roll back: CTR is certainly lower" in result.output
+
+
+def test_outcomes_that_can_not_be_read_are_told_and_the_deadline_holds(tmp_path, command, trial, labels):
+    """The trial began in 1970."""
+    none = ("decide", "--outcomes", str(tmp_path / "none"))
+    text = command(*none)
+    assert text.exit_code == 1
+    assert text.output.startswith(f"failed: {tmp_path / 'none'}: no file or folder of outcomes here; deciding by")
+    assert "roll back: not decided within 86400 s" in text.output
+    told = command(*none, "--json")
+    assert told.exit_code == 1
+    assert json.loads(told.output)["read_error"] == f"{tmp_path / 'none'}: no file or folder of outcomes here"
+    ended = command(*none, "--json", "--apply", "--every", "30")
+    assert (ended.exit_code, json.loads(ended.output)["phase"], labels.labels) == (0, "rolled_back", {"stable": 7})
+    assert "read_error" not in json.loads(command("decide", "--json").output)
 
 
 def test_the_commands_look_at_the_store(tmp_path):

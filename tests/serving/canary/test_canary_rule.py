@@ -105,10 +105,11 @@ def test_a_new_version_is_not_blamed_for_what_is_wrong_with_both():
     assert set(actions) == {"go_on"}
 
 
-def _sides(stable, canary, fell_back=(0, 0, 0), failed=0):
+def _sides(stable, canary, fell_back=(0, 0, 0), failed=0, stable_failed=0):
     """Sides from (impressions, clicks, score) of users that are all different."""
     sides = {name: SideStatistics() for name in SIDES}
-    given = {"stable": stable, "canary": canary, "fell_back": fell_back, "failed": (failed, 0, 0)}
+    given = {"stable": stable, "canary": canary, "fell_back": fell_back}
+    given |= {"failed": (failed, 0, 0), "stable_failed": (stable_failed, 0, 0)}
     for name, (impressions, clicks, score) in given.items():
         labels = np.arange(impressions) < clicks
         sides[name].add(np.arange(impressions), np.full(impressions, score), labels)
@@ -154,7 +155,27 @@ def test_what_the_canary_leaves_undone_counts_against_it(fell_back, failed, acti
     sides = _sides((50_000, 10_000, 0.2), (49_000, 9_800, 0.2), (fell_back, fell_back // 5, 0.2), failed)
     decision = decide(CONFIG, sides, 0.0)
     assert decision.action == action
-    assert ("failures of more than 1.0% aren't ruled out yet" in decision.reasons) == (action == "go_on")
+    said = "failures of more than 1.0% beyond the stable version's aren't ruled out yet"
+    assert (said in decision.reasons) == (action == "go_on")
+
+
+@pytest.mark.parametrize(
+    ("fell_back", "failed", "action"), [(0, 1000, "promote"), (1000, 20, "promote"), (1500, 1000, "roll_back")]
+)
+def test_what_fails_on_both_sides_is_not_the_canarys(fell_back, failed, action):
+    """2 % of the requests fail for the stable version."""
+    canary = (49_000 - fell_back, (49_000 - fell_back) // 5, 0.2)
+    sides = _sides((49_000, 9_800, 0.2), canary, (fell_back, fell_back // 5, 0.2), failed, stable_failed=1000)
+    assert decide(CONFIG, sides, 0.0).action == action
+
+
+def test_nothing_is_promoted_while_outcomes_are_unread():
+    sides = _sides((50_000, 10_000, 0.2), (50_000, 10_000, 0.2))
+    decision = decide(CONFIG, sides, 0.0, unread="a.jsonl: gone")
+    assert (decision.action, decision.reasons[-1]) == ("go_on", "outcomes can't be read: a.jsonl: gone")
+    assert decide(CONFIG, sides, CONFIG.deadline_s, unread="a.jsonl: gone").action == "roll_back"
+    few = _sides((10, 2, 0.2), (10, 2, 0.2))
+    assert decide(CONFIG, few, 0.0, unread="a.jsonl: gone").reasons[-1] == "outcomes can't be read: a.jsonl: gone"
 
 
 def test_failures_are_seen_before_there_are_enough_impressions():
@@ -162,15 +183,19 @@ def test_failures_are_seen_before_there_are_enough_impressions():
     assert decide(CONFIG, _sides((900, 200, 0.2), (0, 0, 0.2), (49, 9, 0.2)), 0.0).action == "go_on"
 
 
-def test_failures_at_the_bound_are_hardly_ever_rolled_back():
+@pytest.mark.parametrize("on_both", [0.0, 0.05])
+def test_failures_at_the_bound_are_hardly_ever_rolled_back(on_both):
     generator = np.random.default_rng(0)
     rolled_back = 0
     for seed in range(100):
         sides = {name: SideStatistics() for name in SIDES}
         for _ in range(LOOKS):
             users = generator.integers(0, USERS, IMPRESSIONS) + 10_000 * seed
-            failed = generator.random(IMPRESSIONS) < 0.01
-            for name, here in (("canary", ~failed), ("fell_back", failed)):
+            drawn, canary = generator.random(IMPRESSIONS), users % 2 == 0
+            failed = drawn < on_both + np.where(canary, 0.01, 0)
+            parts = {"stable": ~canary & ~failed, "stable_failed": ~canary & failed}
+            parts |= {"canary": canary & ~failed, "fell_back": canary & failed}
+            for name, here in parts.items():
                 sides[name].add(users[here], np.full(here.sum(), 0.2), np.zeros(here.sum()))
             if decide(CONFIG, sides, 0.0).action == "roll_back":
                 rolled_back += 1

@@ -143,11 +143,12 @@ def test_from_served_rankings_and_events_to_a_decision(tmp_path, log):
         assert status[side]["ctr"] == labels.mean() and 0 < labels.mean() < 1
         assert status[side]["auc"] == pytest.approx(roc_auc_score(labels, scores), abs=2e-3)
         np.testing.assert_allclose(found[side].sums, expected[side].sums)
-    failed = found["failed"].impressions
-    assert 0 < failed < counts["failed"], "those of the stable side aren't the canary's"
-    assert (trial.state.refused, read) == (0, counts["outcomes"] + failed)
+    failed = {name: found[name] for name in ("failed", "stable_failed")}
+    assert min(side.impressions for side in failed.values()) > 0
+    assert sum(side.impressions for side in failed.values()) == counts["failed"]
+    assert (trial.state.refused, read) == (0, counts["outcomes"] + counts["failed"])
     decision = trial.decide(FakeLabels.served, now_ms=1000)
-    assert decision.reasons == decide(config, expected | {"failed": found["failed"]}, 1).reasons
+    assert decision.reasons == decide(config, expected | failed, 1).reasons
     assert "CTR changes by" in decision.reasons[0], decision
 
     again = CliRunner().invoke(canary, ["outcomes", *map(str, arguments)])

@@ -204,6 +204,18 @@ def test_a_tensor_that_claims_a_huge_shape_costs_nothing(plain_server, room_inpu
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.parametrize("code", [0, 20, 21, 99, 120])
+def test_a_tensor_of_a_type_without_values_is_refused(plain_server, code):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = "m", "strings"
+    request.inputs["text"].dtype = code
+    request.inputs["text"].tensor_shape.dim.add(size=1)
+    with grpc.insecure_channel(plain_server.address) as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(PREDICT)(request.SerializeToString(), timeout=10)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert f"tensor parsing error: text: unknown type {code}" in caught.value.details()
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [

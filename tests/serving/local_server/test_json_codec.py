@@ -53,6 +53,8 @@ def test_a_single_input_needs_no_name():
         ({"inputs": {"user_id": [1.5], "context": [1]}}, "float64 is not of expected type: int64"),
         ({"inputs": {"user_id": ["1"], "context": [1]}}, "is not of expected type: int64"),
         ({"inputs": {"user_id": [True], "context": [1]}}, "bool is not of expected type: int64"),
+        ({"inputs": {"user_id": [True, 1834], "context": [1]}}, "bool is not of expected type: int64"),
+        ({"inputs": {"user_id": [1], "context": [[1.0, 3], [2, False]]}}, "bool is not of expected type: float32"),
         ({"inputs": {"user_id": [2**63], "context": [1]}}, "is not of expected type: int64"),
         ({"inputs": {"user_id": [None], "context": [1]}}, "is not of expected type: int64"),
         ({"inputs": {"user_id": [1], "context": [[1], [1, 2]]}}, "input 'context'.*inhomogeneous"),
