@@ -1,6 +1,5 @@
 """The whole road on a simulated day: two spans, the second warm-started from the first and pushed over it."""
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -8,11 +7,10 @@ import platform
 import shutil
 import time
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import pyarrow.parquet as pq
 from rich.console import Console
@@ -37,6 +35,7 @@ from tfx_pipeline.forecast_examples import forecast_examples
 from tfx_pipeline.local_runner import run_pipeline
 from tfx_pipeline.memory import PeakMemory
 from tfx_pipeline.near_real_time.server import StreamServer
+from tfx_pipeline.output_folder import own_folder
 from tfx_pipeline.pipeline_result import PipelineResult
 from tfx_pipeline.report.account import print_account
 from tfx_pipeline.report.html_report import write_report
@@ -54,10 +53,10 @@ def run_demo(
 ) -> dict[str, Any]:
     """Drives the whole road and writes `summary.json` and `report.html`.
 
-    What an earlier run left in the folder is removed first: only what is set up is used again.
+    What an earlier demo left in the folder is removed first: only what is set up is used again.
 
     Args:
-        folder: Where everything goes.
+        folder: Where everything goes: a new or empty folder, or that of an earlier demo.
         simulator: What is simulated; its time is cut into two spans, its seed is that of training, too.
         console: Where progress and the account go.
         gate: What a model must show.
@@ -67,10 +66,9 @@ def run_demo(
 
     Raises:
         RuntimeError: If another demo runs in the folder.
-        ValueError: If the road can't be driven with what the simulator gave.
+        ValueError: If the folder holds what no demo made, or the road can't be driven with what the simulator gave.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder), PeakMemory() as memory, Stages(console, _STEPS) as stages:
+    with own_folder(folder, "demo"), PeakMemory() as memory, Stages(console, _STEPS) as stages:
         begin = time.monotonic()
         for name in ("data", "codebook", "examples", "online_store", "pipeline", "models"):
             shutil.rmtree(folder / name, ignore_errors=True)
@@ -178,15 +176,6 @@ class _Road:
             ranking = client.rank(user_id, limit=_ROOMS)
         rooms = [{"live_id": room.live_id, "scores": dict(room.scores)} for room in ranking.rooms]
         self.rankings.append({"version": ranking.version, "user_id": user_id, "rooms": rooms})
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    try:
-        with filelock.FileLock(folder / ".lock", timeout=0):
-            yield
-    except filelock.Timeout as error:
-        raise RuntimeError(f"another demo is running in {folder}; wait for its end or choose another --out") from error
 
 
 def codebook_drift(source: Source, codebook: Codebook, plan: SpanPlan, spans: Sequence[int]) -> dict[str, Any] | None:

@@ -25,6 +25,7 @@ from keras_models.ranker_config import VARIANTS
 from tfx_pipeline.config import PipelineConfig, TrainingConfig
 from tfx_pipeline.file_names import FORECAST_FIGURES
 from tfx_pipeline.local_runner import run_pipeline
+from tfx_pipeline.output_folder import own_folder
 from tfx_pipeline.pipeline_result import PipelineResult
 from tfx_pipeline.semantic_id_timeline import write_semantic_id_timeline
 from tfx_pipeline.spans import read_schema
@@ -47,7 +48,8 @@ class RunConfig:
     Attributes:
         source: Name of the reader.
         folder: The input.
-        out: Folder for examples, pipelines and models; what an earlier run left there is removed.
+        out: Folder for examples, pipelines and models: a new or empty one, or that of an earlier run. What that left is
+            removed as soon as the input is known to be usable.
         most_impressions: For a source that doesn't tell impressions: how many of the derived ones are kept.
         seed: Of that choice, of training and of the bootstrap.
         epochs: Passes over the train examples.
@@ -78,16 +80,22 @@ def run_real_input(config: RunConfig, stages: Stages) -> dict[str, Any]:
         variant to `base` and of the last one to the trees, with 95 % intervals of the paired bootstrap over users.
 
     Raises:
-        ValueError: If the input can't be used; the message says why.
+        RuntimeError: If another run goes on in `out`.
+        ValueError: If the input can't be used, or `out` holds what no run made; the message says why.
     """
+    with own_folder(config.out, "run"):
+        return _run_alone(config, stages)
+
+
+def _run_alone(config: RunConfig, stages: Stages) -> dict[str, Any]:
     begin = time.monotonic()
-    for name in ("codebook", "examples", "pipeline", "models"):
-        shutil.rmtree(config.out / name, ignore_errors=True)
     with stages.stage("open the source and find the split"):
         source = open_source(config.source, config.folder)
         plan = SingleSpan(cut_ms=split_time(source))
         if config.source == "chat_log":
             source = DescribedChatLog(config.folder, plan.cut_ms)
+    for name in ("codebook", "examples", "pipeline", "models"):
+        shutil.rmtree(config.out / name, ignore_errors=True)
     with stages.stage("codebook of semantic ids"):
         most_codes = _CODES.get(config.source, _MOST_CODES)
         codebook = train_codebook(source, plan.cut_ms, most_codes, config.out / "codebook", config.seed)

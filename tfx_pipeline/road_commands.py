@@ -5,18 +5,25 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
 from tfx_pipeline.library_log import library_log
+from tfx_pipeline.output_folder import claim
 
 _SOURCES = ("kuailive_m3", "kuailive", "chat_log")
 
 
 @click.command()
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("build/demo"), show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("build/demo"),
+    show_default=True,
+    help="A new folder, or that of an earlier demo, which is replaced.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 def demo(seed: int, out: Path, as_json: bool) -> None:
     """Simulates a day, trains and pushes two models over it, and ranks rooms with each.
@@ -26,7 +33,7 @@ def demo(seed: int, out: Path, as_json: bool) -> None:
     """
     from rich.console import Console
 
-    with _errors_in_words(), library_log(out / "log.txt") as terminal:
+    with _errors_in_words(), _log(out, "demo") as terminal:
         from beam_transforms.sources.simulator.simulator_config import PRESETS
         from tfx_pipeline.demo import run_demo
 
@@ -44,7 +51,7 @@ def demo(seed: int, out: Path, as_json: bool) -> None:
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for examples, pipelines and models; build/run/SOURCE by default.",
+    help="A new folder, or that of an earlier run, which is replaced; build/run/SOURCE by default.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -57,7 +64,7 @@ def run(source: str, folder: Path, out: Path | None, seed: int, as_json: bool) -
     from rich.console import Console
 
     out = out or Path("build/run") / source
-    with _errors_in_words(), library_log(out / "log.txt") as terminal:
+    with _errors_in_words(), _log(out, "run") as terminal:
         from tfx_pipeline.real_input import RunConfig, run_real_input
         from tfx_pipeline.stages import Stages
 
@@ -116,6 +123,14 @@ def describe_run(figures: dict[str, Any]) -> str:
 
 def _figure(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+@contextlib.contextmanager
+def _log(out: Path, command: str) -> Iterator[TextIO]:
+    """The log in a folder, once it is known to be the command's."""
+    claim(out, command)
+    with library_log(out / "log.txt") as terminal:
+        yield terminal
 
 
 @contextlib.contextmanager

@@ -36,6 +36,7 @@ def test_two_spans_are_trained_pushed_and_ranked_with(tmp_path):
     from tfx_pipeline.demo import run_demo
 
     left = _leftovers(tmp_path / "demo")
+    (tmp_path / "demo" / ".foresight-demo").touch()
     with (tmp_path / "account.txt").open("w") as account:
         run_demo(tmp_path / "demo", SMALL, Console(file=account, width=100), ANY)
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
@@ -115,8 +116,18 @@ def test_the_drift_is_between_the_first_span_and_the_last():
 def test_a_second_demo_in_the_same_folder_is_refused(tmp_path):
     from tfx_pipeline.demo import run_demo
 
-    with filelock.FileLock(tmp_path / ".lock"), pytest.raises(RuntimeError, match="another demo is running"):
+    with filelock.FileLock(tmp_path / ".lock"), pytest.raises(RuntimeError, match="demo` is running in"):
         run_demo(tmp_path, SMALL, Console(file=None, quiet=True), ANY)
+
+
+@pytest.mark.slow
+def test_a_demo_removes_nothing_from_a_folder_that_no_demo_made(tmp_path):
+    from tfx_pipeline.demo import run_demo
+
+    left = _leftovers(tmp_path)
+    with pytest.raises(ValueError, match="isn't empty and not known as a folder of `foresight demo`"):
+        run_demo(tmp_path, SMALL, Console(file=None, quiet=True), ANY)
+    assert all(path.read_text() == _LEFT for path in left)
 
 
 @pytest.mark.e2e

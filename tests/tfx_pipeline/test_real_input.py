@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 from rich.console import Console
@@ -114,6 +115,36 @@ def test_the_real_chat_log_drives_the_whole_road(tmp_path):
     assert set(hits) == {"model", "last", "most_frequent", "largest_weight"}
     assert all(0 < rates["hit@1"] < rates["hit@10"] < 1 for rates in hits.values())
     assert all((tmp_path / "out" / f"semantic_ids.{kind}").stat().st_size > 1000 for kind in ("json", "svg"))
+
+
+def test_an_input_that_cannot_be_used_leaves_the_earlier_run(tmp_path):
+    out = tmp_path / "out"
+    (out / "models").mkdir(parents=True)
+    (out / ".foresight-run").touch()
+    with Stages(Console(quiet=True), expected=30) as stages, pytest.raises(ValueError, match="is not a folder"):
+        run_real_input(RunConfig("chat_log", tmp_path / "typo", out), stages)
+    assert (out / "models").exists()
+
+
+def test_a_second_run_in_the_same_folder_is_refused(m3_folder, tmp_path):
+    out = tmp_path / "out"
+    (out / "models").mkdir(parents=True)
+    (out / ".foresight-run").touch()
+    with (
+        Stages(Console(quiet=True), expected=30) as stages,
+        filelock.FileLock(out / ".lock"),
+        pytest.raises(RuntimeError, match="another `foresight run` is running in"),
+    ):
+        run_real_input(RunConfig("kuailive_m3", m3_folder, out), stages)
+    assert (out / "models").exists()
+
+
+def test_a_folder_that_no_run_made_is_left_as_it_is(m3_folder, tmp_path):
+    out = tmp_path / "out"
+    (out / "models").mkdir(parents=True)
+    with Stages(Console(quiet=True), expected=30) as stages, pytest.raises(ValueError, match="it holds models"):
+        run_real_input(RunConfig("kuailive_m3", m3_folder, out), stages)
+    assert [path.name for path in out.iterdir()] == ["models"]
 
 
 def test_rooms_are_split_by_their_start(tmp_path):

@@ -108,6 +108,12 @@ def describe(record: dict[str, Any]) -> str:
         if counts["windows_skipped"] or counts["windows_rolled_back"]:
             line += f", {counts['windows_skipped']} skipped, {counts['windows_rolled_back']} rolled back so far"
         lines.append(line)
+        if record.get("unused"):
+            unused = record["unused"]
+            lines.append(
+                f"  {unused['dead_letters']:,} dead letters, {unused['late']:,} late so far: they are kept in "
+                "dead_letters and late, beside the examples"
+            )
         if record["decision"] not in ("learned", "empty"):
             lines += [f"  {reason}" for reason in record["reasons"]]
     elif record["event"] == "server":

@@ -24,13 +24,14 @@ from tfx_pipeline.near_real_time.learned_window import (
 from tfx_pipeline.near_real_time.lineage import Lineage
 from tfx_pipeline.near_real_time.progressive_validation import Figures
 from tfx_pipeline.near_real_time.trainer import StreamTrainer
+from tfx_pipeline.near_real_time.version_mark import version_mark
 from tfx_pipeline.near_real_time.weight_files import WeightFiles, Weights
 from tfx_pipeline.near_real_time.window_counts import WindowCounts
 
 HEAD = "learner.state"
 """The file that says which window was dealt with last, and which weights belong to that."""
 
-_FORMAT = 1  # of that file and of the weights beside it
+_FORMAT = 2  # of that file and of the weights beside it
 
 
 class StreamLearner:
@@ -47,17 +48,20 @@ class StreamLearner:
         gate: What a window has to show.
         newest_event_ms: The newest event that the trainer's weights have learned from, if they are of a version.
         version: The published version that the trainer's weights are of; None if they aren't.
+        mark: Of that version, see `version_mark`.
 
     Attributes:
         end_ms: The end of the window that was dealt with last; None before the first.
         stopped: Why nothing is learned any more; None if that isn't so.
         published, version: Number of the weights that were published last, and as which version; None before the first.
+        mark: Of that version, see `version_mark`; None if it had none.
         history: A checksum over the windows that were dealt with, in their order, and their decisions.
         adopted: How many versions of someone else were gone on from.
         lineage: Which version goes on from which.
 
     Raises:
-        ValueError: If what is in the folder is damaged, of another model, or of another version of this program.
+        ValueError: If what is in the folder is damaged, incomplete, of another model, or of another version of this
+            program.
     """
 
     def __init__(
@@ -67,17 +71,19 @@ class StreamLearner:
         gate: StreamGateConfig | None = None,
         newest_event_ms: int | None = None,
         version: int | None = None,
+        mark: int | None = None,
     ) -> None:
         self.trainer, self._folder, self._gate = trainer, Path(folder), gate or StreamGateConfig()
         self.end_ms: int | None = None
         self.stopped: str | None = None
         self.published = None if version is None else 0
-        self.version = version
+        self.version, self.mark = version, mark
         self.history = self.adopted = self._rollbacks_in_a_row = 0
         self.lineage, self._counts = Lineage(), WindowCounts()
         self._files = WeightFiles(self._folder, trainer)
         self._model: GatedTrainer
-        if (self._folder / HEAD).exists():
+        self._is_new = not (self._folder / HEAD).exists()
+        if not self._is_new:
             self._restore()
             # A killed process may have left weights whose number will be that of other ones.
             self._files.keep((self._model.current.number, self._model.good.number))
@@ -119,6 +125,10 @@ class StreamLearner:
         rows = len(window.examples["user_id"])
         if self.end_ms is not None and window.end_ms <= self.end_ms:
             return LearnedWindow(window.end_ms, rows, REPEATED, ("it was dealt with before the restart",))
+        if self._base_has(window):
+            self.end_ms = window.end_ms
+            self.commit()
+            return LearnedWindow(window.end_ms, rows, REPEATED, ("the version gone on from has learned from it",))
         if rows == 0:
             result = LearnedWindow(window.end_ms, rows, EMPTY)
         elif self.stopped:
@@ -151,9 +161,13 @@ class StreamLearner:
         """See `GatedTrainer.take_touched`."""
         return self._model.take_touched()
 
-    def mark_published(self, number: int, version: int) -> None:
+    def mark_published(self, number: int, version: int, mark: int | None = None) -> None:
         """Notes, with the next window, that the weights of this number were published as this version."""
-        self.published, self.version = number, version
+        self.published, self.version, self.mark = number, version, mark
+
+    def is_of(self, folder: Path) -> bool:
+        """Whether a version's folder holds the version that was published or gone on from last, and no other one."""
+        return folder.name == str(self.version) and version_mark(folder) == self.mark
 
     def try_again(self) -> None:
         """Goes on learning after a stop."""
@@ -176,10 +190,11 @@ class StreamLearner:
             OSError: If it can't be read.
         """
         folder = Path(folder)
+        mark = version_mark(folder)
         weights, manifest = self.trainer.weights_of(folder), VersionManifest.read(folder)
         self._model.go_on_from(weights, manifest.newest_event_ms)
         dropped = self._counts.take_back(self.published or 0, "dropped")
-        self.published, self.version = self.number, int(folder.name)
+        self.published, self.version, self.mark = self.number, int(folder.name), mark
         self.adopted += 1
         self.lineage.published(self.published, self.version)
         self.commit()
@@ -198,6 +213,7 @@ class StreamLearner:
             "good": good.number,
             "published": self.published,
             "version": self.version,
+            "mark": self.mark,
             "stopped": self.stopped,
             "rollbacks_in_a_row": self._rollbacks_in_a_row,
             "adopted": self.adopted,
@@ -207,6 +223,14 @@ class StreamLearner:
         }
         ArrayFile(facts, self._model.arrays()).save(self._folder / HEAD)
         self._files.keep((current.number, good.number))
+
+    def _base_has(self, window: ClosedWindow) -> bool:
+        """Whether a window comes once more, its state was removed, and the version gone on from has learned from it."""
+        if not self._is_new or self.end_ms is not None or window.closed_s is not None:
+            return False
+        if not len(window.examples["user_id"]):
+            return False
+        return self.newest_event_ms is not None and window.examples["timestamp_ms"].max() <= self.newest_event_ms
 
     def _rolled_back(self, result: LearnedWindow) -> LearnedWindow:
         self._counts.take_back(self.number, "rolled_back")
@@ -233,10 +257,12 @@ class StreamLearner:
             self._counts.restore(facts["counts"])
             self.lineage.restore(facts["lineage"])
             self.end_ms, self.stopped, self.history = facts["end_ms"], facts["stopped"], facts["history"]
-            self.published, self.version, self.adopted = facts["published"], facts["version"], facts["adopted"]
+            self.published, self.version, self.mark = facts["published"], facts["version"], facts["mark"]
+            self.adopted = facts["adopted"]
             self._rollbacks_in_a_row = facts["rollbacks_in_a_row"]
-        except (KeyError, TypeError, ValueError) as error:
+        except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
+            found = f"{type(error).__name__}: {error}"
             raise ValueError(
-                f"{path}: not a state that the loop can go on from ({error!r}); go on with the version of this program "
+                f"{path}: not a state that the loop can go on from ({found}); go on with the version of this program "
                 "that wrote it, or remove it to start from the newest published version: what wasn't published is lost"
             ) from error

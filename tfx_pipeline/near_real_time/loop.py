@@ -3,11 +3,12 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from beam_transforms.local_stream import ClosedWindow
+from beam_transforms.read_events import DEAD_LETTERS
 from beam_transforms.sources.stream_clock import StreamClock
 from beam_transforms.spans import SpanPlan
 from beam_transforms.window_files import replace_file
@@ -65,6 +66,7 @@ class NearRealTimeLoop:
         self._lag = LagLimit(config.max_lag_s)
         self._freshness = Freshness(clock)
         self._last: LearnedWindow | None = None
+        self._stream: dict[str, int] = {}  # the last window's counts of the stream
         self._reasons: tuple[str, ...] = ()  # why the current weights may be served
 
     def run(self, windows: Iterable[ClosedWindow], stopping: Callable[[], bool] = lambda: False) -> None:
@@ -93,6 +95,7 @@ class NearRealTimeLoop:
         result = self._learn(window, self._lag.reason(lag_s, window.caught_up))
         learned_s = time.monotonic() - begin
         push = self._pusher.begin(self._reasons)
+        before, self._stream = self._stream, dict(window.counts)
         record = {
             "event": "window",
             **result.to_json(),
@@ -104,7 +107,8 @@ class NearRealTimeLoop:
             "live_rooms": window.live_rooms,
             "errors": self._pusher.take_errors(),
             "counts": self._counts(),
-            "stream": dict(window.counts),
+            "stream": self._stream,
+            "unused": _unused(self._stream, None if window.closed_s is None else before),
             "adopted": adopted,
             "push": push,
             "seconds": {"learn": round(learned_s, 3), "handle": round(time.monotonic() - begin, 3)},
@@ -170,6 +174,20 @@ class NearRealTimeLoop:
             "freshness": self._freshness.summary(),
             "behind": self._lag.behind,
             "counts": self._counts(),
+            "stream": self._stream,
         }
         data = json.dumps(summary, indent=1, allow_nan=False) + "\n"
         replace_file(self._folder / SUMMARY, lambda temporary: temporary.write_text(data))
+
+
+def _unused(counts: Mapping[str, int], before: Mapping[str, int] | None) -> dict[str, int] | None:
+    """Rows since the stream began that couldn't be used; None where they are those of before, or before isn't known."""
+    found, known = (
+        {
+            "dead_letters": of.get(DEAD_LETTERS, 0),
+            # A late impression is told by its exposure, a late event.
+            "late": sum(of.get(f"late_{name}", 0) for name in ("events", "semantic_ids", "products")),
+        }
+        for of in (counts, counts if before is None else before)
+    )
+    return None if found == known else found

@@ -23,6 +23,7 @@ from serving.version_folders import GRAPH_FILE
 from tfx_pipeline.file_names import EXTRA_FOLDER, RANKER_FILE
 from tfx_pipeline.near_real_time.served_version import ServedVersion
 from tfx_pipeline.near_real_time.server import StreamServer
+from tfx_pipeline.near_real_time.version_mark import version_mark
 from tfx_pipeline.warmup import warmup_requests
 
 _ROOMS = 10
@@ -45,7 +46,8 @@ class StreamPublisher:
         schema: What examples hold.
         keep: Versions that stay in the model's folder.
         timeout_s: How long a version may take until it is available.
-        seen: The newest version when the weights to begin with were chosen: later ones are someone else's.
+        seen: The newest version when the weights to begin with were chosen: later ones are someone else's, and so is
+            another one in its place.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class StreamPublisher:
         self._publisher: CheckpointPublisher | None = None
         self._side: RoomSide | None = None
         self._side_address: str | None = None
-        self._seen = seen
+        self._see(seen)
 
     @property
     def has_base(self) -> bool:
@@ -69,16 +71,21 @@ class StreamPublisher:
             PublishError: If it isn't one that weights can be pushed to.
         """
         self._publisher = CheckpointPublisher(self._server.model_dir, self._server.model_name, version, self._keep)
-        self._seen = max(self._seen, version)
+        there = loadable_versions(self._server.model_dir, self._server.model_name)
+        self._see(max(self._seen, version) if self._seen in there else version)
 
     def newer_version(self) -> int | None:
         """The newest version that someone else has published since the newest that was seen; None if nobody has.
+
+        Its number is a lower one, or the same, where all versions were removed and numbers began anew.
 
         Raises:
             OSError: If the model's folder can't be read.
         """
         newest = max(loadable_versions(self._server.model_dir, self._server.model_name), default=0)
-        return newest if newest > self._seen else None
+        if not newest or (newest == self._seen and version_mark(self._folder(newest)) == self._mark):
+            return None
+        return newest
 
     def publish_first(
         self, ranker: LiveRanker, files: Sequence[str], manifest: Mapping[str, Any], warmup_rows: int
@@ -111,8 +118,9 @@ class StreamPublisher:
             raise ValueError("there is no version to push weights to; publish a first one")
         self._require_newest()
         served = self._server.served_versions()
-        self._seen = self._publisher.push(weights, manifest, protected=served)
-        return self._seen
+        version = self._publisher.push(weights, manifest, protected=served)
+        self._see(version)
+        return version
 
     def serve(
         self, version: int, number: int, example: Mapping[str, np.ndarray] | None, push_seconds: float = 0.0
@@ -171,6 +179,12 @@ class StreamPublisher:
         if self._side is not None:
             self._side.close()
             self._side = None
+
+    def _see(self, version: int) -> None:
+        self._seen, self._mark = version, version_mark(self._folder(version)) if version else None
+
+    def _folder(self, version: int) -> Path:
+        return self._server.model_dir / self._server.model_name / str(version)
 
     def _require_newest(self) -> None:
         newer = self.newer_version()

@@ -3,6 +3,7 @@
 import logging
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from tfx_pipeline.near_real_time.learner import StreamLearner
 from tfx_pipeline.near_real_time.publisher import StreamPublisher
 from tfx_pipeline.near_real_time.served_version import ServedVersion
 from tfx_pipeline.near_real_time.server import StreamServer
+from tfx_pipeline.near_real_time.version_mark import version_mark
 
 _PUSH_ERRORS = (RuntimeError, OSError, ValueError, tf.errors.OpError)
 """PublishError and RankingError are among them, and a server that doesn't come up."""
@@ -63,6 +65,7 @@ class PushThread:
         if newest is not None:
             number = learner.published if learner.version == newest else None
             self._published = (_UNKNOWN if number is None else number, newest)
+        self._mark = learner.mark  # of that version
         self.serving: ServedVersion | None = None
         self._foreign = False  # whether there is a newer version that can't be gone on from
         self.pushes = self.failed_pushes = 0
@@ -136,7 +139,7 @@ class PushThread:
             return []
         self.serving = version
         if version.number != _UNKNOWN:
-            self._learner.mark_published(version.number, version.version)
+            self._learner.mark_published(version.number, version.version, self._mark)
         return [version]
 
     def adopt_newer(self) -> dict[str, Any] | None:
@@ -155,12 +158,12 @@ class PushThread:
             self._foreign = version is not None
             if version is None:
                 return None
-            folder = self._server.model_dir / self._server.model_name / str(version)
-            if learner.version != version:
+            folder = self._folder(version)
+            if not learner.is_of(folder):
                 adopted = {"version": version, "windows_dropped": learner.adopt(folder)}
                 _log.warning("version %d was published by another process: going on from it", version)
             self._publisher.go_on_from(version)
-            self._foreign, self._published = False, (learner.number, version)
+            self._foreign, self._published, self._mark = False, (learner.number, version), learner.mark
         except _PUSH_ERRORS as error:
             if version is None:
                 self._errors.append(f"whether there is a newer version can't be told: {error}")
@@ -211,9 +214,12 @@ class PushThread:
         return self.collect()
 
     def _is_published(self, number: int, version: int) -> None:
-        self._published = number, version
+        self._published, self._mark = (number, version), version_mark(self._folder(version))
         self._learner.lineage.published(number, version)
         self.pushes += 1
+
+    def _folder(self, version: int) -> Path:
+        return self._server.model_dir / self._server.model_name / str(version)
 
     def _failed(self, error: BaseException) -> None:
         self.failed_pushes += 1

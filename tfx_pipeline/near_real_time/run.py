@@ -12,7 +12,7 @@ from beam_transforms.codebook import Codebook
 from beam_transforms.local_stream import LocalStream
 from beam_transforms.schema import LIVE_SCHEMA, RankingSchema, schema_from_json
 from beam_transforms.sources.open_live_source import open_live_source
-from beam_transforms.spans import SpanPlan
+from beam_transforms.spans import SpanPlan, utc
 from keras_models.ranker_config import RankerConfig
 from serving.version_manifest import VersionManifest
 from tfx_pipeline.file_names import EXTRA_FOLDER, WEIGHTS_FILE
@@ -24,6 +24,7 @@ from tfx_pipeline.near_real_time.publisher import StreamPublisher, loadable_vers
 from tfx_pipeline.near_real_time.server import StreamServer
 from tfx_pipeline.near_real_time.stop_request import StopRequest
 from tfx_pipeline.near_real_time.trainer import StreamTrainer
+from tfx_pipeline.near_real_time.version_mark import version_mark
 from tfx_pipeline.ranker_settings import ranker_config
 from tfx_pipeline.spans import read_schema
 
@@ -63,7 +64,8 @@ def run_stream(
 
     Raises:
         RuntimeError: If another loop runs in the folder.
-        ValueError: If something doesn't fit: base, schema, state of before.
+        ValueError: If something doesn't fit (base, schema, state of before), or the stream has ended before and nothing
+            is left to do.
     """
     folder = paths.examples / STATE_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,11 +104,12 @@ def _run(
     )
     versions = loadable_versions(paths.model_dir, paths.model_name)
     base = _base(paths, versions, folder)
-    learner, start = _learner(paths, config, schema, base, folder)
+    learner, start, adopted = _learner(paths, config, schema, base, folder)
     if try_again:
         learner.try_again()
+    ended = _ended(paths, stream, learner, adopted is not None)
+    tell({"event": "start", "start": "; ".join([start, *ended]), "adopted": adopted})
     learner.trainer.trace()
-    tell({"event": "start", "start": start})
 
     def started(address: str) -> None:
         tell({"event": "server", "address": address})
@@ -131,8 +134,9 @@ def _base(paths: StreamPaths, versions: Sequence[int], folder: Path) -> int | No
 
 def _learner(
     paths: StreamPaths, config: StreamConfig, schema: RankingSchema, base: int | None, folder: Path
-) -> tuple[StreamLearner, str]:
-    """The learner as it was left, or one that starts from a version, or anew; and in words which of them."""
+) -> tuple[StreamLearner, str, dict[str, Any] | None]:
+    """The learner as it was left, or one that starts from a version, or anew; in words which; what it has adopted."""
+    adopted, gone = None, ""
     if base is None:
         trainer = StreamTrainer.new(ranker_config(schema, config.model), config.training)
         learner = StreamLearner(trainer, folder, config.gate)
@@ -141,15 +145,43 @@ def _learner(
         version = paths.model_dir / paths.model_name / str(base)
         trainer = StreamTrainer.from_version(version, config.training)
         require_schema(trainer.ranker.config, schema, f"version {base}")
-        learner = StreamLearner(trainer, folder, config.gate, VersionManifest.read(version).newest_event_ms, base)
+        newest_event_ms, mark = VersionManifest.read(version).newest_event_ms, version_mark(version)
+        learner = StreamLearner(trainer, folder, config.gate, newest_event_ms, base, mark)
         start = f"version {base}"
-        whole = (version / EXTRA_FOLDER / WEIGHTS_FILE).exists()
-        if whole and (learner.version is None or base > learner.version):
-            # The pipeline has published it while the loop stood still; pushes have no such file.
-            learner.adopt(version)
+        known = learner.version
+        if _is_of_others(learner, version):
+            if known is not None and not learner.is_of(version.parent / str(known)):
+                gone = f"; version {known}, which was published from it, is gone or another one now"
+            adopted = {"version": base, "windows_dropped": learner.adopt(version)}
     if learner.end_ms is not None:
         start = f"the window that ended at {learner.end_ms}, {learner.windows['trained']} windows learned"
-    return learner, start
+    return learner, start + gone, adopted
+
+
+def _is_of_others(learner: StreamLearner, newest: Path) -> bool:
+    """Whether the newest version was published by someone else while the loop stood still."""
+    known = learner.version
+    if known is not None and int(newest.name) <= known:
+        return not learner.is_of(newest)  # a lower one where numbers began anew
+    own = newest.parent / str(known)
+    if known is not None and own.exists() and not learner.is_of(own):
+        return True
+    return (newest / EXTRA_FOLDER / WEIGHTS_FILE).exists()  # pushes have no such file
+
+
+def _ended(paths: StreamPaths, stream: LocalStream, learner: StreamLearner, adopted: bool) -> list[str]:
+    """What is to be said of a stream that has ended before, and of which something is left to do.
+
+    Raises:
+        ValueError: If nothing is left: its last window was dealt with, and the weights of then answer.
+    """
+    ended_ms = stream.ended_ms()
+    if ended_ms is None:
+        return []
+    said = f"the stream in {paths.examples} ended at {utc(ended_ms)}: nothing more of {paths.source} is read"
+    if learner.end_ms == ended_ms and learner.published == learner.number and not adopted:
+        raise ValueError(f"{said}; take another folder for --examples to learn from a new stream")
+    return [said]
 
 
 def require_schema(config: RankerConfig, schema: RankingSchema, where: str) -> None:

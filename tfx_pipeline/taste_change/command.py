@@ -16,7 +16,7 @@ import click
 @click.option(
     "--minutes",
     type=click.IntRange(5),
-    help="Simulated minutes after noon; from 60 on, the hourly model learns at 13:00.",
+    help="Simulated minutes after noon; from 61 on, the hourly model learns at 13:00.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 def taste_change(out: Path, seed: int, minutes: int | None, as_json: bool) -> None:
@@ -38,7 +38,7 @@ def taste_change(out: Path, seed: int, minutes: int | None, as_json: bool) -> No
             tell = (lambda line: click.echo(f"  {line}", file=terminal)) if sys.stderr.isatty() else None
             summary = run_taste_change(config, out, tell)
             write_taste_change(summary, out)
-    except (OSError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(json.dumps(summary) if as_json else f"{verdict(summary)}.\n{out}/report.html tells the rest.")
 

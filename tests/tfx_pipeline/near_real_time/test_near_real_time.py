@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import threading
 import time
 import types
@@ -266,6 +267,38 @@ def test_a_version_that_the_pipeline_published_is_gone_on_from(make, tmp_path):
     assert BEGIN_MS + 2 * WINDOW_MS not in served
     counts = records[4]["counts"]
     assert (counts["adopted"], counts["windows_dropped"], counts["windows_trained"]) == (1, 1, 4)
+
+
+def test_where_numbers_begin_anew_under_a_running_loop_the_new_model_is_gone_on_from(make, tmp_path):
+    models = tmp_path / "models" / "ranker"
+    line_version(models, 10, 0.0)
+    loop, publisher, records = make(**NEVER_LATE)
+    _handle(loop, range(2))
+    assert publisher.versions[0][0] == 10
+    loop.handle(window(2, rows=0))
+    assert loop._learner.is_of(models / "11")
+    publisher.newer = 10  # another one than its own
+    shutil.rmtree(models / "10")
+    line_version(models, 10, 50.0, newest_event_ms=124)
+    _handle(loop, [3])
+    assert records[3]["adopted"] == {"version": 10, "windows_dropped": 0}
+    assert publisher.versions[-1][1] == 51.0
+    assert loop._learner.is_of(models / "10")
+
+
+def test_rows_that_could_not_be_used_are_said_when_there_are_more_of_them(make, tmp_path):
+    loop, _, records = make(**NEVER_LATE)
+    found = [
+        (None, {"dead_letters": 2, "late_events": 1}),  # the last window of before a restart
+        (5.0, {"dead_letters": 2, "late_events": 1}),
+        (6.0, {"dead_letters": 3, "late_events": 1, "late_impressions": 1, "late_products": 2, "events": 50}),
+        (7.0, {"dead_letters": 3, "late_events": 1, "late_impressions": 1, "late_products": 2, "events": 90}),
+    ]
+    for number, (closed_s, counts) in enumerate(found):
+        loop.handle(dataclasses.replace(window(number, closed_s=closed_s), counts=counts))
+        _settle(loop)
+    assert [record["unused"] for record in records] == [None, None, {"dead_letters": 3, "late": 3}, None]
+    assert json.loads((tmp_path / "stream" / "stream.json").read_text())["stream"] == found[-1][1]
 
 
 def test_before_a_first_model_the_pipelines_is_gone_on_from(make, tmp_path):

@@ -145,6 +145,13 @@ def test_a_signal_while_waiting_ends_it_at_once_and_one_at_work_after_the_item(n
     assert signal.getsignal(number) == before
 
 
+def test_what_a_loop_starts_from_is_told_with_what_it_adopts():
+    record = {"event": "start", "start": "version 2", "adopted": {"version": 2, "windows_dropped": 0}}
+    first, second = describe(record).splitlines()
+    assert first == "starting from version 2"
+    assert "version 2 was published by another process and is gone on from" in second
+
+
 def test_a_record_is_told_to_people():
     figures = {"auc": 0.71234, "gauc": None, "uauc": None}
     record = {
@@ -165,12 +172,14 @@ def test_a_record_is_told_to_people():
                 "windows": [{"close_to_answer_s": 2.04, "event_to_served_s": None}],
             }
         ],
+        "unused": {"dead_letters": 1200, "late": 3},
         "adopted": {"version": 6, "windows_dropped": 2},
         "errors": ["push failed"],
     }
     assert describe(record).splitlines() == [
         "2025-06-15T15:07:00+00:00 rolled_back    12 examples, loss 0.5000, ctr AUC 0.7123 GAUC -, 4.2 s behind, "
         "0 skipped, 2 rolled back so far",
+        "  1,200 dead letters, 3 late so far: they are kept in dead_letters and late, beside the examples",
         "  ctr AUC fell",
         "  version 6 was published by another process and is gone on from; 2 learned windows are dropped",
         "  version 7 answers (push 0.10, load 1.50 s)",

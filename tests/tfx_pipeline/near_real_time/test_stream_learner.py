@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -312,8 +313,8 @@ def test_a_damaged_state_is_refused(learner, tmp_path):
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ({"format": ...}, "format None, expected 1"),
-        ({"format": 2}, "format 2, expected 1"),
+        ({"format": ...}, "format None, expected 2"),
+        ({"format": 1}, "format 1, expected 2"),
         ({"counts": {"windows": {"trained": 2}}}, "KeyError"),
         ({"model": None}, "TypeError"),
     ],
@@ -331,6 +332,41 @@ def test_a_state_of_another_program_is_refused_and_can_be_removed(learner, tmp_p
     path.unlink()
     again = StreamLearner(LineTrainer(), tmp_path / "state", GATE)
     assert (again.number, again.end_ms) == (0, None)
+
+
+def test_a_state_whose_weights_are_missing_is_refused_with_what_to_do(learner, tmp_path):
+    _learn(learner, 2)
+    for path in (tmp_path / "state").glob("weights-*"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"learner\.state: not a state .*weights-\d\.state.* or remove it to start"):
+        StreamLearner(LineTrainer(), tmp_path / "state", GATE)
+
+
+def test_without_its_state_it_learns_no_window_again_that_the_base_has(learner, trainer, tmp_path):
+    _learn(learner, 3)
+    newest_ms = learner.newest_event_ms
+    for number, closed_s, decision in ((2, None, "repeated"), (3, None, "learned"), (2, 5.0, "learned")):
+        folder = tmp_path / f"{number} {closed_s}"
+        again = StreamLearner(LineTrainer(), folder, GATE, newest_ms, version=4)
+        result = again.learn(window(number, closed_s=closed_s))
+        assert result.decision == decision
+        assert StreamLearner(LineTrainer(), folder, GATE).end_ms == window(number).end_ms
+    assert again.learn(window(3)).decision == "learned"
+    # Killed before its first window, with the state there: as if it hadn't been.
+    StreamLearner(LineTrainer(), tmp_path / "killed", GATE, newest_ms, version=4)
+    killed = StreamLearner(LineTrainer(), tmp_path / "killed", GATE, newest_ms, version=4)
+    assert killed.learn(window(2)).decision == "learned"
+
+
+def test_a_version_is_known_by_what_it_is_not_by_its_number_alone(learner, tmp_path):
+    folder = line_version(tmp_path / "models", 7, 9.0)
+    learner.adopt(folder)
+    again = StreamLearner(LineTrainer(), tmp_path / "state", GATE)
+    assert again.is_of(folder)
+    shutil.rmtree(folder)
+    assert not again.is_of(folder)
+    assert not again.is_of(line_version(tmp_path / "models", 7, 9.0, newest_event_ms=124))
+    assert not again.is_of(line_version(tmp_path / "models", 8, 9.0))
 
 
 def test_weights_of_someone_else_are_gone_on_from(learner, trainer, tmp_path):

@@ -1,5 +1,7 @@
 """StreamPublisher and the start of a loop: nothing goes out over a version of someone else."""
 
+import re
+import shutil
 import types
 
 import pytest
@@ -13,7 +15,8 @@ from tfx_pipeline.file_names import EXTRA_FOLDER, WEIGHTS_FILE
 from tfx_pipeline.near_real_time.config import StreamConfig
 from tfx_pipeline.near_real_time.learner import StreamLearner
 from tfx_pipeline.near_real_time.publisher import StreamPublisher, loadable_versions
-from tfx_pipeline.near_real_time.run import StreamPaths, _base, _learner
+from tfx_pipeline.near_real_time.run import StreamPaths, _base, _ended, _learner
+from tfx_pipeline.near_real_time.version_mark import version_mark
 
 
 class Checkpoints:
@@ -83,19 +86,112 @@ def test_a_loop_that_goes_on_has_left_the_base_that_was_asked_for_behind(tmp_pat
     assert _base(paths, [], tmp_path) is None
 
 
-@pytest.mark.parametrize("known", [None, 1])
-def test_what_the_pipeline_published_while_the_loop_stood_still_is_adopted(tmp_path, monkeypatch, known):
-    folder = line_version(tmp_path / "ranker", 5, 50.0)
-    (folder / EXTRA_FOLDER).mkdir()
-    (folder / EXTRA_FOLDER / WEIGHTS_FILE).touch()
-    StreamLearner(LineTrainer(), tmp_path / "stream", version=known).learn(window(0))
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Starts a loop from the newest version, as `foresight stream` does: the learner, in words, what was adopted."""
     stand_in = types.SimpleNamespace(from_version=lambda folder, training: LineTrainer())
     monkeypatch.setattr(tfx_pipeline.near_real_time.run, "StreamTrainer", stand_in)
     monkeypatch.setattr(tfx_pipeline.near_real_time.run, "require_schema", lambda *arguments: None)
     paths = StreamPaths("live", tmp_path, tmp_path, "ranker")
-    learner, _ = _learner(paths, StreamConfig(), LIVE_SCHEMA, 5, tmp_path / "stream")
+    return lambda newest: _learner(paths, StreamConfig(), LIVE_SCHEMA, newest, tmp_path / "stream")
+
+
+def _whole_version(model_dir, version, slope, **manifest):
+    folder = line_version(model_dir / "ranker", version, slope, **manifest)
+    (folder / EXTRA_FOLDER).mkdir()
+    (folder / EXTRA_FOLDER / WEIGHTS_FILE).touch()
+    return folder
+
+
+@pytest.mark.parametrize("known", [None, 1])
+def test_what_the_pipeline_published_while_the_loop_stood_still_is_adopted_and_said(tmp_path, start, known):
+    _whole_version(tmp_path, 5, 50.0)
+    StreamLearner(LineTrainer(), tmp_path / "stream", version=known).learn(window(0))
+    learner, _, adopted = start(5)
     assert (learner.version, learner.trainer.slope[0]) == (5, 50.0)
     assert learner.published == learner.number
+    assert adopted == {"version": 5, "windows_dropped": 1}
+    assert start(5)[2] is None
+
+
+@pytest.mark.parametrize("newest", [2, 70])
+def test_where_numbers_began_anew_the_old_weights_are_not_pushed_over_the_new_ones(tmp_path, start, newest):
+    """As after a second `make demo`: the version that the state knows is gone, or another one has its number."""
+    own = line_version(tmp_path / "ranker", 70, 1.0)
+    learner = StreamLearner(LineTrainer(), tmp_path / "stream", version=70, mark=version_mark(own))
+    learner.learn(window(0))
+    assert start(70)[2] is None
+    shutil.rmtree(own)
+    line_version(tmp_path / "ranker", newest, 50.0, newest_event_ms=124)
+    learner, words, adopted = start(newest)
+    assert (learner.version, learner.trainer.slope[0]) == (newest, 50.0)
+    assert adopted == {"version": newest, "windows_dropped": 1}
+    assert "0 windows learned; version 70, which was published from it, is gone or another one now" in words
+    assert learner.lineage.parent(learner.number) == newest
+    assert start(newest)[2] is None
+
+
+def test_pushes_of_another_loop_behind_a_version_that_was_replaced_are_not_taken_for_own_ones(tmp_path, start):
+    own = line_version(tmp_path / "ranker", 2, 1.0)
+    StreamLearner(LineTrainer(), tmp_path / "stream", version=2, mark=version_mark(own))
+    line_version(tmp_path / "ranker", 3, 50.0)  # pushed, and the loop was killed before it noted that
+    assert start(3)[2] is None
+    shutil.rmtree(own)
+    line_version(tmp_path / "ranker", 2, 9.0, newest_event_ms=124)
+    assert start(3)[2] == {"version": 3, "windows_dropped": 0}
+
+
+def test_while_the_loop_runs_numbers_that_begin_anew_are_seen(tmp_path, make):
+    def version(number, newest_event_ms):
+        line_version(tmp_path / "ranker", number, 1.0, newest_event_ms)
+        (tmp_path / "ranker" / str(number) / "saved_model.pb").touch()
+
+    version(2, 5)
+    publisher = make(2)
+    publisher.go_on_from(2)
+    assert publisher.newer_version() is None
+    shutil.rmtree(tmp_path / "ranker")
+    assert publisher.newer_version() is None
+    version(1, 6)
+    assert publisher.newer_version() == 1
+    publisher.go_on_from(1)
+    assert publisher.newer_version() is None
+    version(2, 7)
+    assert publisher.newer_version() == 2
+    publisher.go_on_from(2)
+    shutil.rmtree(tmp_path / "ranker" / "2")
+    version(2, 8)
+    with pytest.raises(PublishError, match="version 2 was published by another process"):
+        publisher.push([], {})
+    publisher.go_on_from(2)
+    assert publisher.newer_version() is None
+
+
+class _Ended:
+    """A stream that ended with window 1; None if it goes on."""
+
+    def __init__(self, end_ms=None):
+        self._end_ms = end_ms
+
+    def ended_ms(self):
+        return self._end_ms
+
+
+def test_a_stream_that_has_ended_is_refused_once_nothing_is_left_to_do(tmp_path):
+    paths = StreamPaths("build/live", tmp_path, tmp_path, "ranker")
+    learner = StreamLearner(LineTrainer(), tmp_path / "stream", version=3)
+    ended = _Ended(window(1).end_ms)
+    learner.learn(window(0))
+    assert _ended(paths, _Ended(), learner, False) == []
+    said = rf"the stream in {tmp_path} ended at 2025-.*: nothing more of build/live is read"
+    for left in (lambda: None, lambda: learner.learn(window(1))):  # a window; its weights
+        left()
+        (found,) = _ended(paths, ended, learner, False)
+        assert re.fullmatch(said, found)
+    learner.mark_published(learner.number, 4)
+    with pytest.raises(ValueError, match=rf"{said}; take another folder for --examples"):
+        _ended(paths, ended, learner, False)
+    assert _ended(paths, ended, learner, True)
 
 
 def test_after_a_server_was_replaced_rooms_are_forecast_by_the_new_one(monkeypatch):

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from beam_transforms.schema import WINDOW_MS
 from beam_transforms.sources.open_source import open_source
 from beam_transforms.sources.simulator import simulate
+from tfx_pipeline.library_log import library_log
 from tfx_pipeline.report.taste_change_report import verdict, write_taste_change
 from tfx_pipeline.taste_change.command import taste_change
 from tfx_pipeline.taste_change.config import NOON_MS, TasteChangeConfig
@@ -186,3 +187,23 @@ def test_the_command_writes_the_report(tmp_path, monkeypatch):
     assert (tmp_path / "out" / "taste_change.svg").exists()
     again = CliRunner().invoke(taste_change, [*arguments, "--json"])
     assert json.loads(again.stdout)["noon_ms"] == NOON_MS
+
+
+def test_the_help_says_from_how_many_minutes_on_the_hourly_model_learns():
+    from tfx_pipeline.taste_change.experiment import HOUR_WINDOWS
+
+    def last_window(minutes):
+        """The newest that scores an impression whose label is known by the log's end."""
+        config = TasteChangeConfig(after_s=60 * minutes)
+        return int(config.after_s * 1000 - (config.label_s + config.serving_s) * 1000 - 1) // WINDOW_MS
+
+    minutes = next(minutes for minutes in range(5, 120) if last_window(minutes) >= HOUR_WINDOWS)
+    words = next(option.help for option in taste_change.params if option.name == "minutes")
+    assert f"from {minutes} on, the hourly model learns at 13:00" in words
+
+
+def test_a_second_command_in_the_same_folder_is_refused_in_words(tmp_path):
+    with library_log(tmp_path / "log.txt"):
+        result = CliRunner().invoke(taste_change, ["--out", str(tmp_path)])
+    assert result.exit_code == 1
+    assert result.output.startswith(f"Error: another command is running in {tmp_path}")
