@@ -280,6 +280,7 @@ def test_rejects_other_shapes_than_it_was_built_for():
         StatisticForecaster(2).build({"statistic_sequence": (None, 16, 3)})
 
 
+@pytest.mark.slow
 def test_one_absurd_count_does_not_end_the_learning():
     generator = np.random.default_rng(0)
     sequence = (generator.poisson(5, (320, 6, 3)) + 3 * np.arange(6)[:, None]).astype(np.float32)
