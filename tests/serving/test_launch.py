@@ -134,7 +134,8 @@ from serving.launch import launch
 signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background inherit that it is ignored
 with launch(Path(sys.argv[1]), "ranker", kind="local") as running:
     print(running.pid, flush=True)
-    time.sleep(600)
+    while True:
+        time.sleep(0.2)  # a signal that another thread gets doesn't wake this one
 """
 
 
@@ -148,7 +149,7 @@ def test_the_server_ends_with_its_parent(place, tmp_path, number):
     pid = int(parent.stdout.readline())
     assert is_running(pid)
     parent.send_signal(number)
-    parent.wait(30)
+    parent.wait(60)
     wait_until_ended(pid)
     parent.stdout.close()
 
